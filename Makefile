@@ -1,0 +1,41 @@
+# `make test` and `make demo` are all a newcomer needs. Each builds .venv when it is missing or out of date.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+# The matrices of the tests and the demo are small: more threads than this cost more than they bring, and a fixed
+# number keeps timings comparable. OMP_NUM_THREADS=8 make bench-mnist overrides it.
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo bench-mnist clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
+
+setup: $(READY)  ## build .venv with all extras, at the versions of constraints.txt
+
+# Touched last: an installation that broke half-way is tried again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "constraints.txt is for Python 3.11 or newer; found " + sys.version.split()[0] + ". Try: make setup PYTHON=python3.11")'
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all]'
+	@touch $@
+
+check: $(READY)  ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check  ## everything that must hold before a commit: check, then the tests
+	$(BIN)/python -m pytest
+
+demo: $(READY)  ## memories found, taken out and put back in networks trained on real digits; about two minutes
+	$(BIN)/lashley demo --out demo-out
+	@echo "The page: $(CURDIR)/demo-out/index.html"
+
+bench-mnist: $(READY)  ## the paper's MLP on MNIST, three seeds; rewrites the committed results
+	$(BIN)/python -m benchmarks.mnist
+
+clean:  ## remove .venv and everything these commands leave
+	rm -rf .venv demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
