@@ -1,0 +1,290 @@
+"""The engram: one delta per layer, an algebra of such deltas, and their file.
+
+An engram owns its tensors: it never looks at the model or the recording again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lashley.errors import EditError, SelectionError, SolveError, nearest
+from lashley.estimators import Estimator, Solution
+from lashley.layers import Layer
+from lashley.provenance import digest, environment
+from lashley.select import Patterns, match_names
+from lashley.store import Reader, writing
+
+__all__ = ["Delta", "Engram"]
+
+_KIND, _VERSION = "engram", 1
+
+
+class Delta:
+    """The engram in one layer.
+
+    Attributes:
+        layer: the layer's description.
+        bias: the delta of the bias, in the bias's shape, or None where no bias was absorbed.
+        factors: ``(A [O, r], B [r, D])`` with ``A @ B`` the delta of the layer's matrix, when the target had fewer rows
+            than columns; else None. As a LoRA adapter: ``lora_B = A``, ``lora_A = B``.
+        base_norm: ``||W||_F`` of the weight the engram was solved for.
+        base: fingerprint of that weight.
+        solutions: how each matrix was solved, or () for a sum of engrams.
+    """
+
+    __slots__ = ("_dense", "base", "base_norm", "bias", "factors", "layer", "solutions")
+
+    def __init__(
+        self,
+        layer: Layer,
+        *,
+        weight: Tensor | None = None,
+        factors: tuple[Tensor, Tensor] | None = None,
+        bias: Tensor | None = None,
+        base: str = "",
+        base_norm: float = math.nan,
+        solutions: tuple[Solution, ...] = (),
+    ) -> None:
+        if (weight is None) == (factors is None):
+            raise EditError("A delta has a weight or factors: expected one of them, got both or neither.")
+        self.layer = layer
+        self._dense = weight
+        self.factors = factors
+        self.bias = bias
+        self.base = base
+        self.base_norm = base_norm
+        self.solutions = solutions
+
+    @property
+    def weight(self) -> Tensor:
+        """The delta of the weight, in the module's own shape. Multiplied out at each call when it is held as factors."""
+        if self._dense is not None:
+            return self._dense
+        assert self.factors is not None
+        a, b = self.factors
+        return self.layer.weight((a @ b).unsqueeze(0))
+
+    @property
+    def norm(self) -> float:
+        """``||E||_F`` of the weight's delta, without the bias."""
+        return torch.linalg.vector_norm(self.weight, dtype=torch.float64).item()
+
+    def to(self, device: torch.device | str) -> Delta:
+        return self._map(lambda t: t.to(device))
+
+    def _map(self, f: Any) -> Delta:
+        return Delta(
+            self.layer,
+            weight=None if self._dense is None else f(self._dense),
+            factors=None if self.factors is None else (f(self.factors[0]), f(self.factors[1])),
+            bias=None if self.bias is None else f(self.bias),
+            base=self.base,
+            base_norm=self.base_norm,
+            solutions=self.solutions,
+        )
+
+    def scaled(self, factor: float) -> Delta:
+        return Delta(
+            self.layer,
+            weight=None if self._dense is None else self._dense * factor,
+            factors=None if self.factors is None else (self.factors[0] * factor, self.factors[1]),
+            bias=None if self.bias is None else self.bias * factor,
+            base=self.base,
+            base_norm=self.base_norm,
+            solutions=self.solutions,
+        )
+
+    def plus(self, other: Delta) -> Delta:
+        if self.layer.shape != other.layer.shape:
+            raise EditError(
+                f"Expected layer {self.layer.name!r} to have one shape in both engrams, got {list(self.layer.shape)} and "
+                f"{list(other.layer.shape)}: they are of different models."
+            )
+        biases = [b for b in (self.bias, other.bias) if b is not None]
+        same = self.base == other.base
+        common: dict[str, Any] = {
+            "bias": biases[0] + biases[1] if len(biases) == 2 else biases[0] if biases else None,
+            "base": self.base if same else "",
+            "base_norm": self.base_norm if same else math.nan,
+            "solutions": self.solutions if self.solutions == other.solutions else (),
+        }
+        if self.factors is not None and other.factors is not None:
+            rank = self.factors[0].shape[1] + other.factors[0].shape[1]
+            if rank < min(self.layer.out, self.layer.dim):  # beyond that the dense matrix is smaller
+                a = torch.cat([self.factors[0], other.factors[0]], dim=1)
+                b = torch.cat([self.factors[1], other.factors[1]], dim=0)
+                return Delta(self.layer, factors=(a, b), **common)
+        return Delta(self.layer, weight=self.weight + other.weight, **common)
+
+    def __repr__(self) -> str:
+        rank = f", rank {self.factors[0].shape[1]}" if self.factors is not None else ""
+        return f"Delta({self.layer.name!r}, {list(self.layer.shape)}{rank}{', with bias' if self.bias is not None else ''})"
+
+
+class Engram(Mapping[str, Delta]):
+    """What the concepts are responsible for: ``{layer: Delta}`` in the model's order.
+
+    ``a + b``, ``a - b``, ``-a``, ``0.5 * a`` and ``a / 2`` work layer by layer; a layer that only one of them has is taken
+    as zero in the other.
+
+    Attributes:
+        concepts: ``{name: weight}``; a pooled list has the weight 1 for each.
+        estimator: that made it, or None for a sum of engrams of different estimators.
+    """
+
+    def __init__(
+        self,
+        deltas: Mapping[str, Delta],
+        concepts: Mapping[str, float],
+        estimator: Estimator | None,
+        made_by: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._deltas = dict(deltas)
+        self.concepts = dict(concepts)
+        self.estimator = estimator
+        self.made_by = dict(made_by) if made_by is not None else environment()
+
+    def __getitem__(self, layer: str) -> Delta:
+        try:
+            return self._deltas[layer]
+        except KeyError:
+            raise SelectionError(f"Expected a layer of this engram, got {layer!r}. {nearest(layer, self._deltas)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._deltas)
+
+    def __len__(self) -> int:
+        return len(self._deltas)
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._deltas
+
+    def __repr__(self) -> str:
+        concepts = ", ".join(f"{n!r}: {w:g}" for n, w in self.concepts.items())
+        return f"Engram({{{concepts}}}, {len(self)} layers, {self.estimator or 'of several estimators'})"
+
+    @property
+    def base_fingerprint(self) -> str:
+        """Fingerprint of the weights the engram was solved for; "" for a sum over different models."""
+        bases = {name: delta.base for name, delta in self.items()}
+        return digest(*sorted(bases.items())) if all(bases.values()) else ""
+
+    def weight_norms(self) -> dict[str, float]:
+        """``{layer: ||E||_F / ||W||_F}``, without biases (W-Norm, paper section 7).
+
+        It moves several-fold with the spectral cut: never report it without ``engram.estimator``.
+        """
+        return {name: delta.norm / delta.base_norm if delta.base_norm else 0.0 for name, delta in self.items()}
+
+    def select(self, patterns: Patterns) -> Engram:
+        """The engram in some layers only; patterns as in `lashley.record`'s ``target_modules``."""
+        names = match_names(patterns, self._deltas, "select()")
+        return self._with({name: self._deltas[name] for name in names})
+
+    def to(self, device: torch.device | str) -> Engram:
+        return self._with({name: delta.to(device) for name, delta in self.items()})
+
+    def _with(self, deltas: Mapping[str, Delta]) -> Engram:
+        return Engram(deltas, self.concepts, self.estimator, self.made_by)
+
+    def __mul__(self, factor: float) -> Engram:
+        if not isinstance(factor, int | float):
+            return NotImplemented
+        if not math.isfinite(factor):
+            raise EditError(f"Expected a finite factor, got {factor}.")
+        scaled = {name: delta.scaled(factor) for name, delta in self.items()}
+        return Engram(scaled, {n: w * factor for n, w in self.concepts.items()}, self.estimator, self.made_by)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Engram:
+        if not isinstance(divisor, int | float):
+            return NotImplemented
+        if divisor == 0:
+            raise EditError("Expected a divisor other than 0.")
+        return self * (1 / divisor)
+
+    def __neg__(self) -> Engram:
+        return self * -1.0
+
+    def __add__(self, other: Engram) -> Engram:
+        if not isinstance(other, Engram):
+            return NotImplemented
+        deltas = dict(self._deltas)
+        for name, delta in other.items():
+            deltas[name] = deltas[name].plus(delta) if name in deltas else delta
+        concepts = dict(self.concepts)
+        for name, weight in other.concepts.items():
+            concepts[name] = concepts.get(name, 0.0) + weight
+        return Engram(deltas, concepts, self.estimator if self.estimator == other.estimator else None, self.made_by)
+
+    def __sub__(self, other: Engram) -> Engram:
+        return self + -other if isinstance(other, Engram) else NotImplemented
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the engram to a folder, complete or not at all."""
+        tensors: dict[str, Tensor] = {}
+        entries = []
+        for number, (name, delta) in enumerate(self.items()):
+            parts = {"weight": delta.weight} if delta.factors is None else dict(zip("AB", delta.factors, strict=True))
+            if delta.bias is not None:
+                parts["bias"] = delta.bias
+            tensors |= {f"{number}.{part}": tensor for part, tensor in parts.items()}
+            entries.append(
+                {
+                    "name": name,
+                    "layer": delta.layer.to_json(),
+                    "base": delta.base,
+                    "base_norm": delta.base_norm if math.isfinite(delta.base_norm) else None,
+                    "solutions": [s.to_json() for s in delta.solutions],
+                }
+            )
+        with writing(path) as folder:
+            folder.tensors("engram.safetensors", tensors)
+            folder.manifest(
+                _KIND,
+                _VERSION,
+                {
+                    "concepts": self.concepts,
+                    "estimator": None if self.estimator is None else self.estimator.to_json(),
+                    "layers": entries,
+                    "made_by": self.made_by,
+                },
+            )
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Engram:
+        """Read an engram that `save` wrote."""
+        reader = Reader(path, _KIND, _VERSION)
+        tensors = reader.tensors("engram.safetensors")
+        deltas = {}
+        for number, entry in enumerate(reader.manifest["layers"]):
+            parts = {part: tensors.get(f"{number}.{part}") for part in ("weight", "A", "B", "bias")}
+            a, b = parts["A"], parts["B"]
+            deltas[entry["name"]] = Delta(
+                Layer.from_json(entry["layer"]),
+                weight=parts["weight"],
+                factors=(a, b) if a is not None and b is not None else None,
+                bias=parts["bias"],
+                base=entry["base"],
+                base_norm=math.nan if entry["base_norm"] is None else entry["base_norm"],
+                solutions=tuple(Solution.from_json(s) for s in entry["solutions"]),
+            )
+        made = reader.manifest["estimator"]
+        estimator = None if made is None else Estimator.from_json(made)
+        return cls(deltas, reader.manifest["concepts"], estimator, reader.manifest["made_by"])
+
+
+def check_finite(name: str, *tensors: Tensor | None) -> None:
+    """Refuse a delta with nan or inf before anyone can apply it."""
+    if not all(torch.isfinite(t).all() for t in tensors if t is not None):
+        raise SolveError(
+            f"Expected a finite engram in layer {name!r}, got nan or inf. Is its weight finite? If so, loosen the cut "
+            "(a larger rtol)."
+        )

@@ -1,0 +1,127 @@
+"""The paper's estimator and its sharpened family.
+
+With ``B`` from the reference (``B^T S B = I``, `lashley.spectrum`) and ``R = B^T S_c B``, whose eigenvalues ``r`` in
+[0, 1] say which share of a direction the concept owns:
+
+    P = S_c B g(R) B^T,     g(r) = f(r) / r,     f(r) = r^p / (r^p + u^p (1 - r)^p),     u = t / (1 - t)
+
+``p = 1, t = 1/2`` gives ``g = 1`` and ``P = S_c S^+``: AI Engram (arXiv 2606.14997), eq. 4 and 6. A larger sharpness
+``p`` keeps what the concept owns to more than ``t`` and leaves what it shares; ``p -> infinity`` is a projector.
+
+For integer ``p`` no eigendecomposition of R is needed: ``g(R) = R^(p-1) (R^p + u^p (I - R)^p)^-1``, by Cholesky.
+
+For a thin target, ``S_c = X^T X`` and ``Y = X B``: ``B g(Y^T Y) B^T`` seen from ``X`` is ``g(Y Y^T) Y B^T``, so
+everything happens on the ``n x n`` side and ``P = X^T . g(Y Y^T) Y B^T`` has rank n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lashley.errors import SolveError
+from lashley.estimators.base import Estimator, Operator, SiteMoments, Solution
+from lashley.spectrum import Cut
+
+__all__ = ["Projection", "filter_eigen", "filter_integer"]
+
+_INTEGER_UP_TO = 8  # beyond this, R^p + u^p (I - R)^p is too ill-conditioned for Cholesky to beat the eigenvalues
+
+
+@dataclass(frozen=True)
+class Projection(Estimator):
+    """``E = W S_c B g(R) B^T``. The default is the paper's ``E = W S_c S^+``.
+
+    Args:
+        sharpness: p >= 1. 1 with threshold 1/2 is the paper's formula; 2 already spares most of what is shared.
+        threshold: t in (0, 1), the share at which a direction counts half.
+        cut: which eigenvalues of the reference count as zero.
+    """
+
+    sharpness: float = 1.0
+    threshold: float = 0.5
+    cut: Cut = field(default_factory=Cut)
+
+    def __post_init__(self) -> None:
+        if not self.sharpness >= 1:
+            raise SolveError(
+                f"Expected a sharpness of at least 1, got {self.sharpness}: below 1 the filter f(r)/r is unbounded "
+                "where a concept owns next to nothing. 1 is the paper's formula."
+            )
+        if not 0 < self.threshold < 1:
+            raise SolveError(f"Expected a threshold inside (0, 1), got {self.threshold}. 0.5 is the paper's.")
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is the paper's formula, ``g = 1``."""
+        return self.sharpness == 1 and self.threshold == 0.5
+
+    def operator(self, site: SiteMoments) -> Operator:
+        white = site.reference.whiten(self.cut)
+        target = site.target
+        clipped = 0.0
+        thin = target.thin and target.count < site.reference.dim
+        if thin:
+            rows = target.design(site.augmented)
+            projected = white.project(rows)
+            if not self.plain:
+                gain, clipped = self._gain(projected @ projected.T, site.contained)
+                projected = gain @ projected
+            left, right = rows.T, white.back(projected)
+        else:
+            left = target.matrix(site.augmented)
+            if self.plain:
+                right = white.pinv()
+            else:
+                gain, clipped = self._gain(white.share(left), site.contained)
+                right = white.sandwich(gain)
+        info = white.info
+        solution = Solution(
+            dim=info.dim,
+            rank=info.rank,
+            rtol=info.rtol,
+            condition=info.condition,
+            eigengap=info.eigengap,
+            solver=info.solver,
+            near_noise=info.near_noise,
+            target_rows=target.count,
+            reference_rows=site.reference.moment.count,
+            clipped=clipped,
+        )
+        return Operator(left, right, low_rank=thin, solution=solution)
+
+    def _gain(self, share: Tensor, contained: bool) -> tuple[Tensor, float]:
+        """g(R), and by how much the largest eigenvalue exceeded 1."""
+        if contained and self.sharpness == int(self.sharpness) <= _INTEGER_UP_TO:
+            gain = filter_integer(share, int(self.sharpness), self.threshold)
+            if gain is not None:
+                return gain, 0.0
+        return filter_eigen(share, self.sharpness, self.threshold)
+
+
+def filter_integer(share: Tensor, p: int, t: float) -> Tensor | None:
+    """``g(R)`` for integer p without eigenvalues; None if R is too far outside [0, 1] for Cholesky to exist."""
+    odds = t / (1 - t)
+    rest = -share
+    rest.diagonal().add_(1)
+    lower_power = torch.linalg.matrix_power(share, p - 1)
+    total = lower_power @ share + odds**p * torch.linalg.matrix_power(rest, p)
+    lower, info = torch.linalg.cholesky_ex((total + total.T) / 2)
+    if info.item() != 0:
+        return None
+    gain = torch.cholesky_solve(lower_power, lower)
+    return (gain + gain.T) / 2
+
+
+def filter_eigen(share: Tensor, p: float, t: float) -> tuple[Tensor, float]:
+    """``g(R)`` from the eigenvalues of R, clipped to [0, 1]; and by how much the largest exceeded 1."""
+    if not share.numel():
+        return share, 0.0
+    values, vectors = torch.linalg.eigh((share + share.T) / 2)
+    excess = max(0.0, values[-1].item() - 1)
+    r = values.clamp(0, 1)
+    odds = t / (1 - t)
+    gain = r ** (p - 1) / (r**p + (odds * (1 - r)) ** p)
+    return vectors * gain @ vectors.T, excess

@@ -1,0 +1,68 @@
+"""Ridge-damped removal, the closed form of Unified Concept Editing (Gandikota et al. 2024) towards zero.
+
+    P = S_f (S + lam I)^-1        W' = W - W P
+
+It differs from the paper's engram in how small eigenvalues of S are treated: damped by ``lam`` instead of cut.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lashley.errors import SolveError
+from lashley.estimators.base import Estimator, Operator, SiteMoments, Solution
+from lashley.spectrum import Factor
+
+__all__ = ["Ridge"]
+
+
+@dataclass(frozen=True)
+class Ridge(Estimator):
+    """``E = W S_f (S + lam I)^-1``.
+
+    Args:
+        lam: damping, > 0, in the units of S: a sum of squared activations over all reference rows. It is bound to the
+            scale and the number of rows; an absolute value copied from another model means something else here.
+    """
+
+    lam: float
+
+    def __post_init__(self) -> None:
+        if not (self.lam > 0 and math.isfinite(self.lam)):
+            raise SolveError(
+                f"Expected a finite lam > 0, got {self.lam}. For no damping use Projection, which cuts instead."
+            )
+
+    def operator(self, site: SiteMoments) -> Operator:
+        target, reference = site.target, site.reference
+        thin = target.thin and target.count < reference.dim
+        if thin:
+            rows = target.design(site.augmented)
+            left, right = rows.T, self._damped(reference, rows)
+        else:
+            left = target.matrix(site.augmented)
+            right = reference.ridge(self.lam)
+        solution = Solution(
+            dim=reference.dim,
+            rank=reference.dim,
+            rtol=None,
+            condition=None,
+            eigengap=None,
+            solver="ridge",
+            near_noise=False,
+            target_rows=target.count,
+            reference_rows=reference.moment.count,
+        )
+        return Operator(left, right, low_rank=thin, solution=solution)
+
+    def _damped(self, reference: Factor, rows: Tensor) -> Tensor:
+        """``X (S + lam I)^-1`` for ``X [n, D]``."""
+        if reference.moment.thin and reference.moment.count < reference.dim:
+            # S has few directions: damp those, and divide what lies outside them by lam.
+            values, vectors, _ = reference.eigen()
+            inside = rows @ vectors
+            return inside * (1 / (values + self.lam) - 1 / self.lam) @ vectors.T + rows / self.lam
+        return rows @ reference.ridge(self.lam)

@@ -1,0 +1,120 @@
+"""Convolutions: every output position is a row, the patch it reads.
+
+A patch is laid out channel by channel, then along the kernel's axes, the order of ``weight.reshape(O, -1)``. Padding is
+made explicit first, so that every padding mode and ``"same"`` are the case without padding. The groups of a
+convolution read blocks of channels and have a matrix each (depthwise: one per channel).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lashley.errors import RecordingError
+from lashley.layers.base import Layer, window
+
+__all__ = ["ConvLayer"]
+
+
+@dataclass(frozen=True)
+class ConvLayer(Layer, speaks_for=(nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+    """``nn.Conv1d``, ``nn.Conv2d``, ``nn.Conv3d``: weight ``[G O, C / G, *kernel]``, rows ``[G, N, *positions, D]``.
+
+    Attributes:
+        kernel, stride, dilation: one number per axis.
+        padding: (before, after) per axis, resolved from numbers, "same" or "valid".
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+    """
+
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    padding_mode: str
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module) -> ConvLayer:
+        assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        weight, groups = module.weight, module.groups
+        kernel, dilation = tuple(module.kernel_size), tuple(module.dilation)
+        return cls(
+            name,
+            type(module).__name__,
+            out=weight.shape[0] // groups,
+            dim=weight[0].numel(),
+            matrices=groups,
+            bias=module.bias is not None,
+            shape=tuple(weight.shape),
+            kernel=kernel,
+            stride=tuple(module.stride),
+            dilation=dilation,
+            padding=_padding(module.padding, kernel, dilation),
+            padding_mode=module.padding_mode,
+        )
+
+    @property
+    def rows_key(self) -> tuple[Any, ...]:
+        geometry = (self.kernel, self.stride, self.dilation, self.padding, self.padding_mode)
+        return ("patches", self.dim, self.matrices, *geometry)
+
+    def rows(self, x: Tensor) -> Tensor:
+        axes = len(self.kernel)
+        channels = self.matrices * self.shape[1]
+        if x.dim() == axes + 1:
+            x = x.unsqueeze(0)
+        if x.dim() != axes + 2 or x.shape[1] != channels:
+            raise RecordingError(
+                f"Layer {self.name!r} expected an input of {axes + 2} dims with {channels} channels, got {list(x.shape)}."
+            )
+        if any(before or after for before, after in self.padding):
+            flat = [n for pair in reversed(self.padding) for n in pair]
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            x = F.pad(x, flat, mode=mode)
+        patches = _patches(x, self.kernel, self.stride, self.dilation)  # [N, C, *positions, *kernel]
+        n, positions = patches.shape[0], patches.shape[2 : 2 + axes]
+        patches = patches.unflatten(1, (self.matrices, -1))  # [N, G, C / G, *positions, *kernel]
+        order = (1, 0, *range(3, 3 + axes), 2, *range(3 + axes, 3 + 2 * axes))
+        return patches.permute(order).reshape(self.matrices, n, *positions, self.dim)
+
+    def responses(self, output: Tensor) -> Tensor:
+        if output.dim() == len(self.kernel) + 1:
+            output = output.unsqueeze(0)
+        grouped = output.unflatten(1, (self.matrices, self.out))  # [N, G, O, *positions]
+        return grouped.movedim(1, 0).movedim(2, -1)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        return weight.reshape(self.matrices, self.out, self.dim)
+
+    def weight(self, matrix: Tensor) -> Tensor:
+        return matrix.reshape(self.shape)
+
+    def lead(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        axes = len(self.kernel)
+        n = shape[0] if len(shape) == axes + 2 else 1
+        settings = zip(shape[-axes:], self.kernel, self.stride, self.dilation, self.padding, strict=True)
+        return (n, *(window(size + sum(pad), k, s, d) for size, k, s, d, pad in settings))
+
+
+def _padding(
+    given: str | tuple[int, ...], kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    if given == "valid":
+        return tuple((0, 0) for _ in kernel)
+    if given == "same":
+        # An odd total puts the extra column after the input, as torch does.
+        totals = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((t // 2, t - t // 2) for t in totals)
+    return tuple((int(p), int(p)) for p in given)
+
+
+def _patches(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
+    """All patches as a view: ``[N, C, *positions, *kernel]``."""
+    n, c, *sizes = x.shape
+    sn, sc, *strides = x.stride()
+    positions = [window(*v) for v in zip(sizes, kernel, stride, dilation, strict=True)]
+    steps = [st * s for st, s in zip(strides, stride, strict=True)]
+    reach = [st * d for st, d in zip(strides, dilation, strict=True)]
+    return x.as_strided((n, c, *positions, *kernel), (sn, sc, *steps, *reach))

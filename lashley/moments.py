@@ -1,0 +1,340 @@
+"""The moment of a set of rows: ``(S, s, n) = (X^T X, X^T 1, N)`` for rows ``X [N, D]``. Tensors only.
+
+Sums, never means: moments of disjoint sets of rows add, so batches, files, processes and machines merge by
+``+``. The count and the row sum are always kept, whether or not a layer has a bias, because the moment of
+``x~ = [x; 1]`` is then a view:
+
+    S~ = [[S, s], [s^T, n]]
+
+A moment is held in the cheaper of two forms:
+
+*thin*    the rows themselves, as they came (``N x D``), while that takes less room than the square and
+          fewer rows than columns. Nothing is rounded, and an engram solved from it is exactly low rank.
+*square*  the lower block triangle of ``S`` in float64, as block columns ``S[e_j:, e_j:e_{j+1}]``. Only these
+          are ever multiplied out: with 8 of them that is 9/16 of the full product.
+
+Legend: N rows, D columns, S ``[D, D]``, s ``[D]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from lashley.errors import MomentError
+
+__all__ = ["Accumulator", "Moment", "pool", "product_dtype"]
+
+_GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
+_FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass
+
+
+def product_dtype(dim: int, rows: torch.dtype, asked: torch.dtype | None = None) -> torch.dtype:
+    """The dtype rows are multiplied in: as asked, else float64 for D <= 256 or float64 rows, float32 above."""
+    if asked is not None:
+        return asked
+    return torch.float64 if dim <= _FLOAT64_UP_TO or rows == torch.float64 else torch.float32
+
+
+class Moment:
+    """``(S, s, n)`` of one set of rows at one site. A value: adding makes a new one.
+
+    Attributes:
+        dim: D.
+        count: n, an exact integer.
+        sum: s, float64 ``[D]``.
+        rows: the rows ``[N, D]`` in the dtype they came in when the moment is thin, else None.
+        product: the dtype the square was multiplied in; float64 for a thin moment, whose rows are exact.
+    """
+
+    __slots__ = ("blocks", "count", "dim", "product", "rows", "sum")
+
+    def __init__(
+        self,
+        sum: Tensor,
+        count: int,
+        *,
+        rows: Tensor | None = None,
+        blocks: tuple[Tensor, ...] | None = None,
+        product: torch.dtype = torch.float64,
+    ) -> None:
+        if (rows is None) == (blocks is None):
+            raise MomentError("A moment is thin or square: expected either rows or blocks, got both or neither.")
+        self.dim = sum.shape[0]
+        self.sum = sum
+        self.count = count
+        self.rows = rows
+        self.blocks = blocks
+        self.product = torch.float64 if rows is not None else product
+
+    @classmethod
+    def zero(cls, dim: int) -> Moment:
+        """The moment of no rows."""
+        return cls(torch.zeros(dim, dtype=torch.float64), 0, rows=torch.zeros(0, dim))
+
+    @classmethod
+    def of(cls, rows: Tensor, dtype: torch.dtype | None = None) -> Moment:
+        """The moment of ``rows [N, D]``, thin or square as its size says."""
+        accumulator = Accumulator(rows.shape[-1], dtype=dtype)
+        accumulator.add(rows.unsqueeze(0))
+        return accumulator.moments()[0]
+
+    @property
+    def thin(self) -> bool:
+        return self.rows is not None
+
+    @property
+    def square(self) -> Tensor:
+        """S, float64 ``[D, D]``, symmetric to the bit. Built at each call: keep it if it is needed twice."""
+        if self.rows is not None:
+            rows = _wide(self.rows)
+            return _symmetric(rows.T @ rows)
+        assert self.blocks is not None
+        full = self.blocks[0].new_empty(self.dim, self.dim)
+        for (start, stop), block in zip(edges(self.dim), self.blocks, strict=True):
+            full[start:, start:stop] = block
+            full[start:stop, start:] = block.T
+        return _symmetric(full)
+
+    @property
+    def augmented(self) -> Tensor:
+        """S~, float64 ``[D+1, D+1]``: the moment of the rows with a 1 appended."""
+        full = self.sum.new_empty(self.dim + 1, self.dim + 1)
+        full[:-1, :-1] = self.square
+        full[-1, :-1] = full[:-1, -1] = self.sum
+        full[-1, -1] = self.count
+        return full
+
+    def matrix(self, augmented: bool) -> Tensor:
+        """S or S~."""
+        return self.augmented if augmented else self.square
+
+    def design(self, augmented: bool) -> Tensor:
+        """The rows of a thin moment in float64, with the column of ones when augmented: ``[N, D]`` or ``[N, D+1]``."""
+        if self.rows is None:
+            raise MomentError(f"Expected a thin moment, got a square one of {self.count} rows; use matrix() instead.")
+        rows = _wide(self.rows)
+        return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if augmented else rows
+
+    @property
+    def nbytes(self) -> int:
+        held = [self.rows] if self.rows is not None else list(self.blocks or ())
+        return sum(t.numel() * t.element_size() for t in [self.sum, *held])
+
+    def to(self, device: torch.device | str) -> Moment:
+        return Moment(
+            self.sum.to(device),
+            self.count,
+            rows=None if self.rows is None else self.rows.to(device),
+            blocks=None if self.blocks is None else tuple(b.to(device) for b in self.blocks),
+            product=self.product,
+        )
+
+    def __add__(self, other: Moment) -> Moment:
+        return pool([self, other]) if isinstance(other, Moment) else NotImplemented
+
+    def __repr__(self) -> str:
+        form = "thin" if self.thin else f"square, {str(self.product).removeprefix('torch.')} products"
+        return f"Moment(dim={self.dim}, count={self.count}, {form})"
+
+    def pack(self) -> dict[str, Tensor]:
+        """Tensors that hold the whole moment: ``sum`` and either ``rows`` or ``triangle [D(D+1)/2]`` (row by row)."""
+        if self.rows is not None:
+            return {"sum": self.sum, "rows": self.rows}
+        return {"sum": self.sum, "triangle": self.square[_triangle(self.dim)]}
+
+    @classmethod
+    def unpack(cls, tensors: Mapping[str, Tensor], count: int, product: torch.dtype = torch.float64) -> Moment:
+        """The inverse of `pack`."""
+        if "rows" in tensors:
+            return cls(tensors["sum"], count, rows=tensors["rows"])
+        total, triangle = tensors["sum"], tensors["triangle"]
+        dim = total.shape[0]
+        if triangle.numel() != dim * (dim + 1) // 2:
+            raise MomentError(f"Expected a triangle of {dim * (dim + 1) // 2} numbers, got {triangle.numel()}.")
+        full = triangle.new_zeros(dim, dim)
+        full[_triangle(dim)] = triangle
+        full += full.tril(-1).T
+        return cls(total, count, blocks=_blocks(full), product=product)
+
+
+def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
+    """The moment of all rows together. Thin stays thin while that is the cheaper form."""
+    parts = list(moments)
+    if not parts:
+        if dim is None:
+            raise MomentError("Expected at least one moment or the number of columns, got neither.")
+        return Moment.zero(dim)
+    sizes = sorted({m.dim for m in parts})
+    if len(sizes) > 1:
+        raise MomentError(f"Expected moments of one width, got widths {sizes}: they are of different sites.")
+    if len(parts) == 1:
+        return parts[0]
+    accumulator = Accumulator(parts[0].dim)
+    for part in parts:
+        accumulator.include(part)
+    return accumulator.moments()[0]
+
+
+class Accumulator:
+    """Rows in, moments out, for all matrices of a layer at once.
+
+    Rows are gathered until a product is large (1024 rows), multiplied in `product_dtype` with autocast and TF32
+    out of the way, and summed in float64. Until there are more rows than a thin moment may have, none is multiplied.
+
+    Args:
+        dim: D.
+        matrices: M.
+        dtype: of the products; None decides by `product_dtype`.
+    """
+
+    def __init__(self, dim: int, matrices: int = 1, dtype: torch.dtype | None = None) -> None:
+        self.dim = dim
+        self.matrices = matrices
+        self.dtype = dtype
+        self.count = 0
+        self._sum: Tensor | None = None
+        self._pending: list[Tensor] = []
+        self._pending_rows = 0
+        self._blocks: tuple[Tensor, ...] | None = None
+        self._product = torch.float64
+
+    def add(self, rows: Tensor, *, owned: bool = False) -> Tensor:
+        """Take ``rows [M, n, D]`` and return their sum ``[M, D]``.
+
+        They are copied when they have to wait for a product, unless the caller gives them away (owned).
+        """
+        if rows.dim() != 3 or rows.shape[0] != self.matrices or rows.shape[2] != self.dim:
+            raise MomentError(f"Expected rows of shape [{self.matrices}, n, {self.dim}], got {list(rows.shape)}.")
+        count = rows.shape[1]
+        total = rows.sum(1, dtype=_sum_dtype(rows)).to(_home(rows), torch.float64)
+        if not count:
+            return total
+        self.count += count
+        self._sum = total if self._sum is None else self._sum + total
+        limit = _GATHER if self._blocks is not None else max(_GATHER, _thin_limit(self.dim, rows.dtype))
+        if count >= limit:
+            self._multiply(rows)
+            return total
+        self._pending.append(rows if owned else rows.clone())
+        self._pending_rows += count
+        if self._pending_rows >= limit:
+            self._flush()
+        return total
+
+    def include(self, moment: Moment) -> None:
+        """Add a finished moment (of a layer with one matrix)."""
+        if moment.rows is not None:
+            self.add(moment.rows.unsqueeze(0))
+            return
+        assert moment.blocks is not None
+        self.count += moment.count
+        total = moment.sum.unsqueeze(0)
+        self._sum = total.clone() if self._sum is None else self._sum + total
+        for mine, theirs in zip(self._ready(moment.sum), moment.blocks, strict=True):
+            mine[0] += theirs
+        self._product = _coarser(self._product, moment.product)
+
+    def moments(self) -> list[Moment]:
+        """The moment of each matrix, on the device of the sums."""
+        if self._sum is None:
+            return [Moment.zero(self.dim) for _ in range(self.matrices)]
+        if self._blocks is None and self.count <= _thin_limit(self.dim, *(r.dtype for r in self._pending)):
+            rows = torch.cat(self._pending, dim=1).to(self._sum.device)
+            return [Moment(s, self.count, rows=r) for s, r in zip(self._sum, rows, strict=True)]
+        self._flush()
+        assert self._blocks is not None
+        columns = zip(*self._blocks, strict=True)
+        return [
+            Moment(s, self.count, blocks=tuple(b), product=self._product)
+            for s, b in zip(self._sum, columns, strict=True)
+        ]
+
+    def _flush(self) -> None:
+        if self._pending:
+            rows = torch.cat(self._pending, dim=1)
+            self._pending, self._pending_rows = [], 0
+            self._multiply(rows)
+
+    def _multiply(self, rows: Tensor) -> None:
+        dtype = product_dtype(self.dim, rows.dtype, self.dtype)
+        self._product = _coarser(self._product, dtype)
+        blocks = self._ready(rows)
+        with _full_precision(rows.device):
+            rows = rows.to(dtype)
+            for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
+                left, right = rows[:, :, start:].mT, rows[:, :, start:stop]
+                if block.dtype == dtype and block.device == rows.device:
+                    block.baddbmm_(left, right)
+                else:
+                    block += (left @ right).to(block.device)
+
+    def _ready(self, like: Tensor) -> tuple[Tensor, ...]:
+        if self._blocks is None:
+            self._blocks = tuple(
+                torch.zeros(self.matrices, self.dim - start, stop - start, dtype=torch.float64, device=_home(like))
+                for start, stop in edges(self.dim)
+            )
+        return self._blocks
+
+
+def edges(dim: int) -> list[tuple[int, int]]:
+    """Where the block columns begin and end. Fixed by D alone, so that any two moments of a site add block by block."""
+    count = 1 if dim < 128 else 4 if dim < 512 else 8
+    marks = [round(i * dim / count) for i in range(count + 1)]
+    return list(zip(marks[:-1], marks[1:], strict=True))
+
+
+def _blocks(full: Tensor) -> tuple[Tensor, ...]:
+    return tuple(full[start:, start:stop].clone() for start, stop in edges(full.shape[0]))
+
+
+def _thin_limit(dim: int, *dtypes: torch.dtype) -> int:
+    """Most rows a thin moment may have: fewer bytes than the packed float64 triangle, and no more rows than columns."""
+    size = max((d.itemsize for d in dtypes), default=8)
+    return max(1, min(dim, 4 * (dim + 1) // size))
+
+
+def _symmetric(full: Tensor) -> Tensor:
+    # Products of the two triangles differ in the last bit; eigenvalues of a matrix that is not symmetric are complex.
+    lower = full.tril(-1)
+    return lower + lower.T + full.diagonal().diag()
+
+
+def _triangle(dim: int) -> tuple[Tensor, Tensor]:
+    row, column = torch.tril_indices(dim, dim)
+    return row, column
+
+
+def _coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    return a if torch.finfo(a).eps >= torch.finfo(b).eps else b
+
+
+def _home(like: Tensor) -> torch.device:
+    """Where float64 sums live: the rows' device, or the host when that device has no float64."""
+    return torch.device("cpu") if like.device.type == "mps" else like.device
+
+
+def _sum_dtype(rows: Tensor) -> torch.dtype:
+    return torch.float32 if rows.device.type == "mps" else torch.float64
+
+
+def _wide(rows: Tensor) -> Tensor:
+    return rows.to(_home(rows), torch.float64)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Products in the dtype of their operands: autocast would make them bfloat16, TF32 would drop 13 bits."""
+    before = torch.get_float32_matmul_precision()
+    if before != "highest":
+        torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        if before != "highest":
+            torch.set_float32_matmul_precision(before)
