@@ -1,0 +1,227 @@
+"""Figures of a study: numbers in, a matplotlib ``Figure`` out, nothing else touched.
+
+The object API and the Agg canvas are used throughout, so that no window system, global state or user's
+matplotlibrc changes a picture. Colour maps are readable without colour vision and in grey: ``Blues`` for
+amounts, ``RdBu_r`` for signed numbers, and two Okabe-Ito colours for lines.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["BLUE", "GREY", "ORANGE", "curves", "heat_map", "png", "save", "thumbnail"]
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b7280"
+INK = "#1f2937"
+DPI = 200
+
+_STYLE: Any = {  # typed loosely: matplotlib knows its keys as literals
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9ca3af",
+    "axes.titlesize": 10.0,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def heat_map(
+    matrix: ArrayLike,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    title: str = "",
+    row_label: str = "",
+    column_label: str = "",
+    text: Callable[[float], str] = "{:.0f}".format,
+    colours: str = "Blues",
+    low: float | None = None,
+    high: float | None = None,
+    row_gaps: Sequence[int] = (),
+    column_gaps: Sequence[int] = (),
+    cell: tuple[float, float] = (0.36, 0.31),
+) -> Figure:
+    """A matrix as coloured cells with the value in each.
+
+    Args:
+        matrix: numbers ``[R, C]``; NaN leaves a cell empty.
+        rows, columns: the R and C labels.
+        text: what to write into a cell.
+        colours: name of a matplotlib colour map.
+        low, high: values of the two ends of the colour map; None takes the smallest and largest value shown.
+        row_gaps, column_gaps: indices after which a narrow gap sets rows or columns apart.
+        cell: width and height of a cell in inches.
+
+    Raises:
+        ValueError: the labels do not fit the matrix.
+    """
+    values = np.asarray(matrix, dtype=float)
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(
+            f"expected a matrix of {len(rows)} rows and {len(columns)} columns, as many as labels; "
+            f"got shape {values.shape}"
+        )
+    x, y = _positions(len(columns), column_gaps), _positions(len(rows), row_gaps)
+    norm, colour_map = _scale(values, low, high), matplotlib.colormaps[colours]
+    with matplotlib.rc_context(_STYLE):
+        labels = 0.075 * max(map(len, rows)) + (0.3 if row_label else 0.0)  # inches that the row labels take
+        figure, axes = _canvas(cell[0] * (x[-1] + 1) + labels + 0.15, cell[1] * (y[-1] + 1) + 0.85)
+        for i, top in enumerate(y):
+            for j, left in enumerate(x):
+                if np.isnan(values[i, j]):
+                    continue
+                face = to_rgb(colour_map(norm(values[i, j])))
+                axes.add_patch(Rectangle((left, top), 1, 1, facecolor=face, edgecolor="white", linewidth=1.2))
+                axes.text(
+                    left + 0.5, top + 0.5, text(values[i, j]), ha="center", va="center_baseline",
+                    fontsize=8, color=_readable_on(face),
+                )  # fmt: skip
+        axes.set_xlim(0, x[-1] + 1)
+        axes.set_ylim(y[-1] + 1, 0)
+        axes.set_xticks(x + 0.5, columns)
+        axes.set_yticks(y + 0.5, rows)
+        axes.xaxis.tick_top()
+        axes.xaxis.set_label_position("top")
+        axes.tick_params(length=0)
+        axes.set_xlabel(column_label, labelpad=6)
+        axes.set_ylabel(row_label, labelpad=6)
+        axes.set_title(title)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    return figure
+
+
+def curves(
+    x: Sequence[float],
+    lines: Mapping[str, ArrayLike],
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    colours: Sequence[str] = (ORANGE, BLUE, "#009E73", GREY),
+    y_range: tuple[float, float] | None = None,
+    mark: float | None = None,
+    size: tuple[float, float] = (5.2, 3.3),
+) -> Figure:
+    """Lines over ``x``, each labelled at its right end in its own colour.
+
+    Args:
+        x: the points ``[X]``.
+        lines: label -> ``[X]``, or ``[X, K]`` for K repetitions (digits, seeds): their mean as a line and their
+            smallest and largest value as a band.
+        mark: an ``x`` worth a thin vertical line.
+        y_range: lowest and highest value of the vertical axis; None leaves it to the data.
+
+    Raises:
+        ValueError: a line has not as many points as ``x``.
+    """
+    points = np.asarray(x, dtype=float)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(*size)
+        ends = {}
+        for (label, line), colour in zip(lines.items(), colours, strict=False):
+            values = np.asarray(line, dtype=float)
+            values = values[:, None] if values.ndim == 1 else values
+            if len(values) != len(points):
+                raise ValueError(f"expected {len(points)} points in the line {label!r}, one per x; got {len(values)}")
+            if values.shape[1] > 1:
+                axes.fill_between(points, values.min(1), values.max(1), color=colour, alpha=0.13, lw=0)
+            axes.plot(points, values.mean(1), color=colour, lw=2, marker="o", ms=3.5)
+            ends[label] = (float(values.mean(1)[-1]), colour)
+        if mark is not None:
+            axes.axvline(mark, color="#9ca3af", lw=0.8, ls=(0, (4, 3)), zorder=0)
+        if y_range is not None:
+            axes.set_ylim(*y_range)
+        low, high = axes.get_ylim()
+        for label, height in _spread({label: end[0] for label, end in ends.items()}, 0.07 * (high - low)).items():
+            axes.annotate(
+                label, (1, height), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+                va="center", color=ends[label][1], fontweight="bold", annotation_clip=False,
+            )  # fmt: skip
+        axes.margins(x=0.02)
+        axes.grid(axis="y", color="#e5e7eb", lw=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        axes.set_xlabel(x_label, labelpad=6)
+        axes.set_ylabel(y_label, labelpad=6)
+        axes.set_title(title)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
+def thumbnail(pixels: ArrayLike) -> bytes:
+    """A grey image as a small PNG, dark ink on white paper: ``pixels`` ``[H, W]`` from 0 (paper) to 1 (ink)."""
+    from PIL import Image
+
+    ink = np.clip(np.asarray(pixels, dtype=float), 0, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(np.round(255 * (1 - ink)).astype(np.uint8), mode="L").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def png(figure: Figure, dpi: int = DPI) -> bytes:
+    """The figure as the bytes of a PNG, the same for the same figure (no date or version inside)."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def save(figure: Figure, path: str | Path, dpi: int = DPI) -> Path:
+    """Write the figure as a PNG and return where."""
+    path = Path(path)
+    path.write_bytes(png(figure, dpi))
+    return path
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _positions(count: int, gaps: Sequence[int], width: float = 0.35) -> NDArray[np.float64]:
+    """Left edge of each of ``count`` unit cells when a gap follows the cells of index ``gaps``."""
+    return np.array([i + width * sum(gap < i for gap in gaps) for i in range(count)])
+
+
+def _scale(values: NDArray[np.float64], low: float | None, high: float | None) -> Normalize:
+    seen = values[np.isfinite(values)]
+    low = low if low is not None else float(seen.min()) if seen.size else 0.0
+    high = high if high is not None else float(seen.max()) if seen.size else 1.0
+    return Normalize(low, high if high > low else low + 1.0, clip=True)  # one value only: any scale will do
+
+
+def _readable_on(face: tuple[float, float, float]) -> str:
+    luminance = 0.2126 * face[0] + 0.7152 * face[1] + 0.0722 * face[2]
+    return "white" if luminance < 0.5 else INK
+
+
+def _spread(heights: Mapping[str, float], gap: float) -> dict[str, float]:
+    """Heights for labels, at least ``gap`` apart, in the order of the values and as near to them as that allows."""
+    placed: dict[str, float] = {}
+    for label in sorted(heights, key=heights.__getitem__):
+        floor = max(placed.values(), default=-np.inf) + gap
+        placed[label] = max(heights[label], floor)
+    shift = max((placed[label] - heights[label] for label in placed), default=0.0) / 2
+    return {label: height - shift for label, height in placed.items()}
