@@ -20,16 +20,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lashley.errors import MomentError
 
-__all__ = ["Accumulator", "Moment", "pool", "product_dtype"]
+__all__ = ["Accumulator", "Moment", "edges", "pool", "product_dtype", "wide"]
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
+_AT_ONCE = 8192  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
 _FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass
+# torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
+_SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 def product_dtype(dim: int, rows: torch.dtype, asked: torch.dtype | None = None) -> torch.dtype:
@@ -89,15 +94,15 @@ class Moment:
     @property
     def square(self) -> Tensor:
         """S, float64 ``[D, D]``, symmetric to the bit. Built at each call: keep it if it is needed twice."""
-        if self.rows is not None:
-            rows = _wide(self.rows)
-            return _symmetric(rows.T @ rows)
-        assert self.blocks is not None
-        full = self.blocks[0].new_empty(self.dim, self.dim)
-        for (start, stop), block in zip(edges(self.dim), self.blocks, strict=True):
+        blocks = self.blocks if self.blocks is not None else _products(self.design(augmented=False))
+        full = self.sum.new_empty(self.dim, self.dim)
+        for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
             full[start:, start:stop] = block
-            full[start:stop, start:] = block.T
-        return _symmetric(full)
+            full[start:stop, stop:] = block[stop - start :].T
+            # The two triangles of a product differ in the last bit.
+            corner = full[start:stop, start:stop]
+            corner.copy_(corner.tril() + corner.tril(-1).T)
+        return full
 
     @property
     def augmented(self) -> Tensor:
@@ -116,13 +121,8 @@ class Moment:
         """The rows of a thin moment in float64, with the column of ones when augmented: ``[N, D]`` or ``[N, D+1]``."""
         if self.rows is None:
             raise MomentError(f"Expected a thin moment, got a square one of {self.count} rows; use matrix() instead.")
-        rows = _wide(self.rows)
+        rows = wide(self.rows)
         return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if augmented else rows
-
-    @property
-    def nbytes(self) -> int:
-        held = [self.rows] if self.rows is not None else list(self.blocks or ())
-        return sum(t.numel() * t.element_size() for t in [self.sum, *held])
 
     def to(self, device: torch.device | str) -> Moment:
         return Moment(
@@ -144,7 +144,7 @@ class Moment:
         """Tensors that hold the whole moment: ``sum`` and either ``rows`` or ``triangle [D(D+1)/2]`` (row by row)."""
         if self.rows is not None:
             return {"sum": self.sum, "rows": self.rows}
-        return {"sum": self.sum, "triangle": self.square[_triangle(self.dim)]}
+        return {"sum": self.sum, "triangle": self.square[_triangle(self.dim, self.sum.device)]}
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], count: int, product: torch.dtype = torch.float64) -> Moment:
@@ -156,13 +156,18 @@ class Moment:
         if triangle.numel() != dim * (dim + 1) // 2:
             raise MomentError(f"Expected a triangle of {dim * (dim + 1) // 2} numbers, got {triangle.numel()}.")
         full = triangle.new_zeros(dim, dim)
-        full[_triangle(dim)] = triangle
-        full += full.tril(-1).T
-        return cls(total, count, blocks=_blocks(full), product=product)
+        full[_triangle(dim, full.device)] = triangle
+        blocks = tuple(full[start:, start:stop].clone() for start, stop in edges(dim))
+        # Above the diagonal of a corner the triangle has nothing, and `square` takes nothing from there.
+        return cls(total, count, blocks=blocks, product=product)
 
 
 def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
-    """The moment of all rows together. Thin stays thin while that is the cheaper form."""
+    """The moment of all rows together. Thin stays thin while that is the cheaper form.
+
+    Rows of thin moments that have to be multiplied now are multiplied in float64: how rows were divided among moments
+    must not show in their pool.
+    """
     parts = list(moments)
     if not parts:
         if dim is None:
@@ -173,7 +178,7 @@ def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
         raise MomentError(f"Expected moments of one width, got widths {sizes}: they are of different sites.")
     if len(parts) == 1:
         return parts[0]
-    accumulator = Accumulator(parts[0].dim)
+    accumulator = Accumulator(parts[0].dim, dtype=torch.float64)
     for part in parts:
         accumulator.include(part)
     return accumulator.moments()[0]
@@ -239,7 +244,10 @@ class Accumulator:
         self._product = _coarser(self._product, moment.product)
 
     def moments(self) -> list[Moment]:
-        """The moment of each matrix, on the device of the sums."""
+        """The moment of each matrix, on the device of the sums.
+
+        They share the accumulator's memory: ask for them when nothing more is added.
+        """
         if self._sum is None:
             return [Moment.zero(self.dim) for _ in range(self.matrices)]
         if self._blocks is None and self.count <= _thin_limit(self.dim, *(r.dtype for r in self._pending)):
@@ -264,13 +272,14 @@ class Accumulator:
         self._product = _coarser(self._product, dtype)
         blocks = self._ready(rows)
         with _full_precision(rows.device):
-            rows = rows.to(dtype)
-            for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
-                left, right = rows[:, :, start:].mT, rows[:, :, start:stop]
-                if block.dtype == dtype and block.device == rows.device:
-                    block.baddbmm_(left, right)
-                else:
-                    block += (left @ right).to(block.device)
+            for piece in rows.split(_AT_ONCE, dim=1):
+                piece = piece.to(dtype)
+                for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
+                    left, right = piece[:, :, start:].mT, piece[:, :, start:stop]
+                    if block.dtype == dtype and block.device == rows.device:
+                        block.baddbmm_(left, right)
+                    else:
+                        block += (left @ right).to(block.device)
 
     def _ready(self, like: Tensor) -> tuple[Tensor, ...]:
         if self._blocks is None:
@@ -284,12 +293,11 @@ class Accumulator:
 def edges(dim: int) -> list[tuple[int, int]]:
     """Where the block columns begin and end. Fixed by D alone, so that any two moments of a site add block by block."""
     count = 1 if dim < 128 else 4 if dim < 512 else 8
-    marks = [round(i * dim / count) for i in range(count + 1)]
-    return list(zip(marks[:-1], marks[1:], strict=True))
+    return list(pairwise(round(i * dim / count) for i in range(count + 1)))
 
 
-def _blocks(full: Tensor) -> tuple[Tensor, ...]:
-    return tuple(full[start:, start:stop].clone() for start, stop in edges(full.shape[0]))
+def _products(rows: Tensor) -> tuple[Tensor, ...]:
+    return tuple(rows[:, start:].T @ rows[:, start:stop] for start, stop in edges(rows.shape[1]))
 
 
 def _thin_limit(dim: int, *dtypes: torch.dtype) -> int:
@@ -298,15 +306,9 @@ def _thin_limit(dim: int, *dtypes: torch.dtype) -> int:
     return max(1, min(dim, 4 * (dim + 1) // size))
 
 
-def _symmetric(full: Tensor) -> Tensor:
-    # Products of the two triangles differ in the last bit; eigenvalues of a matrix that is not symmetric are complex.
-    lower = full.tril(-1)
-    return lower + lower.T + full.diagonal().diag()
-
-
-def _triangle(dim: int) -> tuple[Tensor, Tensor]:
-    row, column = torch.tril_indices(dim, dim)
-    return row, column
+def _triangle(dim: int, device: torch.device) -> Tensor:
+    """Where the lower triangle is; a mask takes an eighth of the room of two lists of indices, and reads row by row."""
+    return torch.ones(dim, dim, dtype=torch.bool, device=device).tril_()
 
 
 def _coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
@@ -322,19 +324,28 @@ def _sum_dtype(rows: Tensor) -> torch.dtype:
     return torch.float32 if rows.device.type == "mps" else torch.float64
 
 
-def _wide(rows: Tensor) -> Tensor:
-    return rows.to(_home(rows), torch.float64)
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float64, on the host when its device has none."""
+    return tensor.to(_home(tensor), torch.float64)
 
 
 @contextmanager
 def _full_precision(device: torch.device) -> Iterator[None]:
     """Products in the dtype of their operands: autocast would make them bfloat16, TF32 would drop 13 bits."""
-    before = torch.get_float32_matmul_precision()
-    if before != "highest":
-        torch.set_float32_matmul_precision("highest")
+    switches: list[Any] = []
+    if _SWITCH_PER_BACKEND:
+        switches = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    legacy = None if _SWITCH_PER_BACKEND else torch.get_float32_matmul_precision()
     try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        if legacy is not None:
+            torch.set_float32_matmul_precision("highest")
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        if before != "highest":
-            torch.set_float32_matmul_precision(before)
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+        if legacy is not None:
+            torch.set_float32_matmul_precision(legacy)

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from lashley.engram import Delta, Engram, check_finite
-from lashley.errors import DataError, LashleyWarning, ModelError, MomentError, SelectionError, StoreError, nearest
-from lashley.estimators import Estimator, Operator, Projection, SiteMoments
+from lashley.errors import (
+    DataError,
+    LashleyWarning,
+    ModelError,
+    MomentError,
+    SelectionError,
+    SolveError,
+    StoreError,
+    nearest,
+)
+from lashley.estimators import Estimator, Operator, Projection, SiteMoments, Solution
 from lashley.geometry import effective_rank
 from lashley.layers import Layer, describe, unwrap
-from lashley.moments import Moment, pool
+from lashley.moments import Moment, pool, wide
 from lashley.progress import track
 from lashley.provenance import environment, fingerprint
 from lashley.spectrum import Cut, Factor
@@ -25,9 +36,17 @@ from lashley.store import Reader, writing
 __all__ = ["Recording", "Site", "merge"]
 
 _KIND, _VERSION = "recording", 1
+_PRODUCTS = {"float32": torch.float32, "float64": torch.float64}
 _ENOUGH_ROWS = 2  # rows per column below which every share is near 0 or 1 and specificity looks perfect by itself
 
 Concepts = str | Sequence[str] | Mapping[str, float]
+
+
+class Parameters(NamedTuple):
+    """What a layer computes with."""
+
+    weight: Tensor
+    bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -35,7 +54,10 @@ class Site:
     """One input tensor that one or more layers read.
 
     Attributes:
-        name: the first layer that reads it.  dim: D.  layers: all that do.  rows: how many were counted.
+        name: the first layer that reads it.
+        dim: D.
+        layers: all that read it.
+        rows: how many were counted, each once.
     """
 
     name: str
@@ -60,7 +82,7 @@ class Recording:
         layers: Mapping[str, Layer],
         sites: tuple[Site, ...],
         moments: Sequence[Mapping[str, list[Moment]]],
-        pooled: Sequence[list[Moment] | None] | None,
+        pooled: Sequence[list[Moment]] | None,
         weights: Mapping[str, str],
         shards: tuple[str, ...],
         made_by: Mapping[str, Any] | None = None,
@@ -74,8 +96,10 @@ class Recording:
         self._weights = dict(weights)  # layer -> fingerprint of the weight that was recorded
         self._shards = shards
         self._site_of = {layer: number for number, site in enumerate(sites) for layer in site.layers}
-        self._references: dict[tuple[Any, ...], list[Moment]] = {}
-        self._factors: dict[tuple[Any, ...], Factor] = {}
+        self._everything: dict[int, list[Moment]] = {}  # per site: the moments of all rows, once asked for
+        # Per site, augmented or not, all rows or some: what they are the factors of, and one for each matrix. Those of
+        # all rows stay; of other references the last one does, or asking for many would fill the memory.
+        self._factors: dict[tuple[int, bool, bool], tuple[object, list[Factor]]] = {}
 
     def __repr__(self) -> str:
         return (
@@ -100,8 +124,9 @@ class Recording:
     def moments(self, concept: str | None, layer: str) -> list[Moment]:
         """The moments of one concept (None: all rows) for every matrix of ``layer``."""
         if layer not in self._site_of:
-            raise SelectionError(f"Expected a recorded layer, got {layer!r}. {nearest(layer, self._site_of)}")
-        return self._reference(self._site_of[layer], None if concept is None else self._known([concept]))
+            raise SelectionError(f"Expected a recorded layer, got {layer!r}. {nearest(str(layer), self._site_of)}")
+        site = self._site_of[layer]
+        return self._all(site) if concept is None else self._pool(site, self._known([concept]))
 
     def engram(
         self,
@@ -118,8 +143,8 @@ class Recording:
 
         Args:
             model: whose weights are taken; nothing in it is changed.
-            concepts: a name; a list of names, pooled into one concept; or a mapping ``{name: weight}``, the weighted sum
-                of their separate engrams. The last two agree for the paper's estimator and for no other.
+            concepts: a name; a list of names, pooled into one concept; or a mapping ``{name: weight}``, the weighted
+                sum of their separate engrams. The last two agree for the paper's estimator and for no other.
             reference: concepts whose rows make S; None: every row that was recorded, each once.
             base: a model or state dict with weights ``W0``: the engram of ``W - W0`` (eq. 3) instead of ``W``.
             bias: absorb the bias where the layer has one, by appending a 1 to every row.
@@ -127,45 +152,44 @@ class Recording:
             estimator: default `Projection()`, the paper's formula.
 
         Raises:
-            SelectionError: an unknown concept, or a layer the model lacks.
+            DataError: no concept, one twice, or a weight that is not finite.
+            SelectionError: an unknown concept, or a layer that the model or ``base`` lacks.
             ModelError: weights or shapes that are not the recorded ones.
             SolveError: an estimator that has no answer here.
+
+        Warns:
+            LashleyWarning: too few rows, a cut near rounding noise, a reference without the target, a concept without
+                rows, rows that count more than once; each says what to do.
         """
         estimator = estimator if estimator is not None else Projection()
-        if isinstance(concepts, Mapping):
-            if not concepts:
-                raise DataError("Expected at least one concept, got an empty mapping.")
-            self._known(list(concepts))
-            parts = [
-                float(weight)
-                * self.engram(
-                    model, name, reference=reference, base=base, bias=bias, check=check and not number, estimator=estimator
-                )
-                for number, (name, weight) in enumerate(concepts.items())
-            ]
-            total = parts[0]
-            for part in parts[1:]:
-                total = total + part
-            return total
-        names = self._known([concepts] if isinstance(concepts, str) else list(concepts))
-        against = None if reference is None else self._known(list(reference))
-        modules = self._modules(unwrap(model), check)
-        old = _base_weights(base, self.layers) if base is not None else None
+        if not isinstance(estimator, Estimator):
+            raise SolveError(f"Expected an estimator such as Projection() or Ridge(lam), got {estimator!r}.")
+        parts = self._parts(concepts)
+        against = None if reference is None else self._known(reference)
+        parameters = self._parameters(unwrap(model))
+        prints = {name: fingerprint(found.weight) for name, found in parameters.items()}
+        if check:
+            self._check_weights(prints)
+        old = _base_parameters(base, self.layers, bias) if base is not None else {}
         deltas: dict[str, Delta] = {}
+        solved: dict[str, list[Solution]] = {}
         for number, site in track(enumerate(self.sites), len(self.sites), "solving", "sites", None):
             for augmented in (False, True):
                 readers = [n for n in site.layers if (bias and self.layers[n].bias) == augmented]
                 if not readers:
                     continue
-                operators = self._operators(
-                    number, names, against, augmented, estimator, modules[readers[0]].weight.device
-                )
-                for name in readers:
-                    initial = None if old is None else old[name]
-                    deltas[name] = _delta(self.layers[name], modules[name], operators, augmented, initial, self._weights)
-        self._warn(deltas, names, against)
-        ordered = {name: deltas[name] for name in self.layers}
-        return Engram(ordered, dict.fromkeys(names, 1.0), estimator)
+                device = parameters[readers[0]].weight.device
+                factors = self._factors_of(number, against, augmented, device)
+                for names, weight in parts:
+                    operators = self._operators(number, names, against, factors, estimator)
+                    for name in readers:
+                        part = _delta(self.layers[name], parameters[name], old.get(name), operators, prints[name])
+                        solved.setdefault(name, []).extend(part.solutions)
+                        part = part if weight == 1 else part.scaled(weight)
+                        deltas[name] = deltas[name].plus(part) if name in deltas else part
+        self._warn([names for names, _ in parts], against, {name: solved[name] for name in self.layers})
+        weights = {name: weight for names, weight in parts for name in names}
+        return Engram({name: deltas[name] for name in self.layers}, weights, estimator)
 
     def sensitivity(
         self,
@@ -184,35 +208,36 @@ class Recording:
             settings: passed to `engram`.
 
         Returns:
-            a row per layer and cut: layer, cut, kept (rank of S), dim, norm (``||E||_F / ||W||_F``), rank (effective
-            rank of E), condition, eigengap.
+            a row per layer and cut: layer, cut, kept (rank of S), dim (size of S), norm (``||E||_F / ||W||_F``), rank
+            (effective rank of E), condition, eigengap. For a convolution with groups rank is the mean over them, and
+            kept, condition and eigengap are those of the first. For a weighted sum these three are None.
         """
         chosen = estimator if estimator is not None else Projection()
         if not isinstance(chosen, Projection):
-            raise DataError(f"Expected an estimator with a cut (Projection), got {type(chosen).__name__}.")
-        table = []
-        for cut in cuts if cuts is not None else (Cut.notebook(), Cut.paper(), Cut(), Cut(rtol=1e-4), Cut(rtol=1e-2)):
-            varied = Projection(chosen.sharpness, chosen.threshold, cut)
+            raise SolveError(f"Expected an estimator with a cut, such as Projection(), got {chosen!r}.")
+        cuts = (Cut.notebook(), Cut.paper(), Cut(), Cut(rtol=1e-4), Cut(rtol=1e-2)) if cuts is None else tuple(cuts)
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self.layers}
+        for cut in cuts:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LashleyWarning)  # the table shows what the warnings would say
-                engram = self.engram(model, concepts, estimator=varied, **settings)
+                engram = self.engram(model, concepts, estimator=replace(chosen, cut=cut), **settings)
             norms = engram.weight_norms()
             for name, delta in engram.items():
                 ranks = [effective_rank(m) for m in delta.layer.matrix(delta.weight)]
-                solved = delta.solutions[0] if delta.solutions else None
-                table.append(
+                solution = delta.solutions[0] if delta.solutions else None
+                rows[name].append(
                     {
                         "layer": name,
                         "cut": str(cut),
-                        "kept": solved.rank if solved else None,
-                        "dim": solved.dim if solved else None,
+                        "kept": solution.rank if solution else None,
+                        "dim": solution.dim if solution else None,
                         "norm": norms[name],
                         "rank": sum(ranks) / len(ranks),
-                        "condition": solved.condition if solved else None,
-                        "eigengap": solved.eigengap if solved else None,
+                        "condition": solution.condition if solution else None,
+                        "eigengap": solution.eigengap if solution else None,
                     }
                 )
-        return sorted(table, key=lambda row: list(self.layers).index(row["layer"]))
+        return [row for table in rows.values() for row in table]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recording to a folder, complete or not at all."""
@@ -222,7 +247,7 @@ class Recording:
                 for index, concept in enumerate(self.concepts):
                     tensors |= _packed(str(index), held[concept])
                 if self._pooled is not None:
-                    tensors |= _packed("all", self._pooled[number] or [])
+                    tensors |= _packed("all", self._pooled[number])
                 folder.tensors(_file(number), tensors)
             sites = [
                 {
@@ -257,34 +282,54 @@ class Recording:
         """
         reader = Reader(path, _KIND, _VERSION)
         manifest = reader.manifest
-        concepts = tuple(manifest["concepts"])
-        keys = {str(index): concept for index, concept in enumerate(concepts)}
-        sites, moments, pooled = [], [], []
-        for number, entry in enumerate(manifest["sites"]):
-            tensors = reader.tensors(_file(number))
-            sites.append(Site(entry["name"], entry["dim"], tuple(entry["layers"]), entry["rows"]))
-            held = {key: _unpacked(key, facts, tensors) for key, facts in entry["moments"].items()}
-            pooled.append(held.pop("all", None))
-            moments.append({keys[key]: ms for key, ms in held.items()})
-        layers = [Layer.from_json(values) for values in manifest["layers"]]
-        return cls(
-            concepts=concepts,
-            layers={layer.name: layer for layer in layers},
-            sites=tuple(sites),
-            moments=moments,
-            pooled=pooled if manifest["overlapping"] else None,
-            weights=manifest["weights"],
-            shards=tuple(manifest["shards"]),
-            made_by=manifest["made_by"],
-        )
+        try:
+            concepts = tuple(manifest["concepts"])
+            keys = {str(index): concept for index, concept in enumerate(concepts)}
+            layers = [Layer.from_json(values) for values in manifest["layers"]]
+            sites, moments, pooled = [], [], []
+            for number, entry in enumerate(manifest["sites"]):
+                tensors = reader.tensors(_file(number))
+                sites.append(Site(entry["name"], entry["dim"], tuple(entry["layers"]), entry["rows"]))
+                held = {key: _unpacked(key, facts, tensors) for key, facts in entry["moments"].items()}
+                if manifest["overlapping"]:
+                    pooled.append(held.pop("all"))
+                moments.append({keys[key]: ms for key, ms in held.items()})
+            return cls(
+                concepts=concepts,
+                layers={layer.name: layer for layer in layers},
+                sites=tuple(sites),
+                moments=moments,
+                pooled=pooled if manifest["overlapping"] else None,
+                weights=manifest["weights"],
+                shards=tuple(manifest["shards"]),
+                made_by=manifest["made_by"],
+            )
+        except KeyError as missing:
+            raise StoreError(
+                f"Expected a complete recording in {os.fspath(path)}, got one without {missing}. Copy the folder again."
+            ) from missing
 
     def _held(self, site: int) -> list[tuple[str, list[Moment]]]:
         held = [(str(i), self._moments[site][c]) for i, c in enumerate(self.concepts)]
-        return [*held, ("all", self._pooled[site] or [])] if self._pooled is not None else held
+        return [*held, ("all", self._pooled[site])] if self._pooled is not None else held
 
-    def _known(self, names: list[str]) -> tuple[str, ...]:
+    def _parts(self, concepts: Concepts) -> list[tuple[tuple[str, ...], float]]:
+        """What is solved for, each part alone: pooled names and the weight of their engram in the sum."""
+        if not isinstance(concepts, Mapping):
+            return [(self._known(concepts), 1.0)]
+        names = self._known(concepts)
+        for name, weight in concepts.items():
+            if not isinstance(weight, Real) or not math.isfinite(weight):
+                raise DataError(f"Expected a finite number as the weight of concept {name!r}, got {weight!r}.")
+        return [((name,), float(concepts[name])) for name in names]
+
+    def _known(self, given: str | Iterable[str]) -> tuple[str, ...]:
+        """The names of recorded concepts, each once."""
+        if not isinstance(given, Iterable):
+            raise DataError(f"Expected a concept's name or a list of names, got {given!r}.")
+        names = [given] if isinstance(given, str) else list(given)
         if not names:
-            raise DataError("Expected at least one concept, got an empty list.")
+            raise DataError("Expected at least one concept, got none.")
         for name in names:
             if name not in self.concepts:
                 raise SelectionError(f"Expected a recorded concept, got {name!r}. {nearest(str(name), self.concepts)}")
@@ -292,93 +337,112 @@ class Recording:
             raise DataError(f"Expected each concept once, got {names}.")
         return tuple(names)
 
-    def _reference(self, site: int, names: tuple[str, ...] | None) -> list[Moment]:
-        """The pooled moments of the named concepts, or of all rows; kept, because every engram asks for them."""
-        if names is not None and len(names) == 1:
-            return self._moments[site][names[0]]
-        key = (site, None if names is None else tuple(sorted(names)))
-        if key not in self._references:
-            everything = self._pooled[site] if self._pooled is not None and names is None else None
-            if everything is None:
-                chosen = [self._moments[site][c] for c in self.concepts if names is None or c in names]
-                everything = [pool(ms) for ms in zip(*chosen, strict=True)]
-            self._references[key] = everything
-        return self._references[key]
+    def _pool(self, site: int, names: Iterable[str]) -> list[Moment]:
+        """The pooled moments of the named concepts."""
+        return [pool(moments) for moments in zip(*(self._moments[site][name] for name in names), strict=True)]
+
+    def _all(self, site: int) -> list[Moment]:
+        """The moments of all rows, each counted once; kept, because every engram asks for them."""
+        if self._pooled is not None:
+            return self._pooled[site]
+        if site not in self._everything:
+            self._everything[site] = self._pool(site, self.concepts)
+        return self._everything[site]
+
+    def _factors_of(
+        self, site: int, against: tuple[str, ...] | None, augmented: bool, device: torch.device
+    ) -> list[Factor]:
+        """The factorised reference for every matrix at a site, kept for the next engram."""
+        place = torch.device("cpu") if device.type == "mps" else device  # no float64 there
+        key, of = (site, augmented, against is None), (frozenset(against or ()), place)
+        if key not in self._factors or self._factors[key][0] != of:
+            reference = self._all(site) if against is None else self._pool(site, against)
+            self._factors[key] = of, [Factor(moment, augmented, place) for moment in reference]
+        return self._factors[key][1]
 
     def _operators(
         self,
         site: int,
         names: tuple[str, ...],
         against: tuple[str, ...] | None,
-        augmented: bool,
+        factors: Sequence[Factor],
         estimator: Estimator,
-        device: torch.device,
     ) -> list[Operator]:
-        """P for every matrix at a site; the factorisation of the reference is kept for the next engram."""
-        place = torch.device("cpu") if device.type == "mps" else device  # no float64 there
+        """P for every matrix at a site."""
         contained = against is None or set(names) <= set(against)
         if self.overlapping and len(names) > 1:
             contained = False  # a row of two concepts counts twice in their pool and once in the reference
-        targets, references = self._reference(site, names), self._reference(site, against)
-        operators = []
-        for number, (target, moment) in enumerate(zip(targets, references, strict=True)):
-            key = (site, number, None if against is None else tuple(sorted(against)), augmented, str(place))
-            if key not in self._factors:
-                self._factors[key] = Factor(moment, augmented, place)
-            operators.append(estimator.operator(SiteMoments(target.to(place), self._factors[key], contained)))
-        return operators
+        return [
+            estimator.operator(SiteMoments(target.to(factor.device), factor, contained))
+            for target, factor in zip(self._pool(site, names), factors, strict=True)
+        ]
 
-    def _modules(self, model: nn.Module, check: bool) -> dict[str, nn.Module]:
+    def _parameters(self, model: nn.Module) -> dict[str, Parameters]:
+        """Weight and bias of every recorded layer, from a model that has them in the recorded form."""
         modules = dict(model.named_modules(remove_duplicate=False))
+        found = {}
         for name, layer in self.layers.items():
             if name not in modules:
-                raise SelectionError(f"Expected the model to have layer {name!r}, which was recorded. {nearest(name, modules)}")
-            if (here := describe(name, modules[name])) != layer:
+                raise SelectionError(
+                    f"Expected the model to have layer {name!r}, which was recorded. {nearest(name, modules)}"
+                )
+            module = modules[name]
+            if (here := describe(name, module)) != layer:
                 raise ModelError(
                     f"Expected layer {name!r} to be {layer.type} {list(layer.shape)} as recorded, got {here.type} "
                     f"{list(here.shape)}" + (", with other settings" if here.shape == layer.shape else "") + "."
                 )
-        chosen = {name: modules[name] for name in self.layers}
-        if check:
-            changed = [n for n, m in chosen.items() if fingerprint(m.weight) != self._weights[n]]
-            if changed:
-                shown = ", ".join(repr(n) for n in changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-                raise ModelError(
-                    f"Expected the weights that were recorded, got others in {shown}: the moments describe another "
-                    "network's inputs. Record this model, or pass check=False if you mean it."
-                )
-        return chosen
+            weight, bias = module.weight, getattr(module, "bias", None)
+            assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+            found[name] = Parameters(weight.detach(), None if bias is None else bias.detach())
+        return found
 
-    def _warn(self, deltas: Mapping[str, Delta], names: tuple[str, ...], against: tuple[str, ...] | None) -> None:
-        solved = {name: delta.solutions[0] for name, delta in deltas.items() if delta.solutions}
+    def _check_weights(self, prints: Mapping[str, str]) -> None:
+        if changed := [name for name, found in prints.items() if found != self._weights[name]]:
+            raise ModelError(
+                f"Expected the weights that were recorded, got others in {_some(changed)}: the moments describe the "
+                "inputs of another network. Record this model, or pass check=False if you mean it."
+            )
 
+    def _warn(
+        self,
+        pools: Sequence[tuple[str, ...]],
+        against: tuple[str, ...] | None,
+        solved: Mapping[str, Sequence[Solution]],
+    ) -> None:
         def say(text: str) -> None:
             warnings.warn(text, LashleyWarning, stacklevel=4)
 
-        if few := [n for n, s in solved.items() if s.reference_rows < _ENOUGH_ROWS * s.dim]:
-            worst = min((solved[n] for n in few), key=lambda s: s.reference_rows / s.dim)
+        names = [name for pooled in pools for name in pooled]
+        rows = {n: min(solutions, key=lambda s: s.reference_rows / s.dim) for n, solutions in solved.items()}
+        if few := [n for n, s in rows.items() if s.reference_rows < _ENOUGH_ROWS * s.dim]:
+            worst = min((rows[n] for n in few), key=lambda s: s.reference_rows / s.dim)
             say(
-                f"{_some(few)} had fewer than {_ENOUGH_ROWS} rows per column (fewest: {worst.reference_rows} rows for "
+                f"Fewer than {_ENOUGH_ROWS} rows per column in {_some(few)} (fewest: {worst.reference_rows} rows for "
                 f"{worst.dim} columns). Every direction then looks owned by one concept, and specificity looks perfect "
                 "on the recorded data only. Record more data, or judge the edit on other data."
             )
-        if near := [n for n, s in solved.items() if s.near_noise]:
+        if near := [n for n, solutions in solved.items() if any(s.near_noise for s in solutions)]:
             say(
                 f"In {_some(near)} the spectral cut lies within ten times of the rounding noise of float32 products. "
                 "Record with dtype=torch.float64, or cut higher (a larger rtol)."
             )
-        if against is not None and not set(names) <= set(against):
-            clipped = max((s.clipped for d in deltas.values() for s in d.solutions), default=0.0)
-            outside = sorted(set(names) - set(against))
+        if against is not None and (outside := sorted(set(names) - set(against))):
+            clipped = max((s.clipped for solutions in solved.values() for s in solutions), default=0.0)
             say(
                 f"The reference does not contain {outside}: a share of a direction may exceed 1"
                 + (f" (by up to {clipped:.3g}, clipped)" if clipped else "")
                 + ". Add the target to reference=, unless you mean it."
             )
-        if self.overlapping and len(names) > 1:
-            say(f"Concepts may overlap: rows that belong to several of {list(names)} are counted once for each.")
-        if empty := [n for n in names if not any(m[n][0].count for m in self._moments)]:
-            say(f"Concept {empty[0]!r} has no rows in this recording: its engram is zero. Merge the shard that has it.")
+        if self.overlapping and (several := next((p for p in [*pools, against or ()] if len(p) > 1), None)):
+            say(
+                f"Concepts may overlap here: rows that belong to several of {list(several)} count once for each of "
+                "them. Record their union as a concept of its own to count them once."
+            )
+        for name in names:
+            if empty := [self.sites[i].name for i, held in enumerate(self._moments) if not held[name][0].count]:
+                where = "this recording" if len(empty) == len(self.sites) else _some(empty)
+                say(f"Concept {name!r} has no rows in {where}: its engram is zero there. Merge the shard that has it.")
 
 
 def merge(*recordings: Recording) -> Recording:
@@ -394,7 +458,8 @@ def merge(*recordings: Recording) -> Recording:
     for recording in recordings:
         if twice := set(recording._shards) & set(shards):
             raise MomentError(
-                f"Expected every shard once, got shard {min(twice)} twice: its rows would count double. Drop one of them."
+                f"Expected every shard once, got shard {min(twice)} twice: its rows would count double. "
+                "Drop one of them."
             )
         shards += recording._shards
         _same("layers", first.layers, recording.layers)
@@ -410,7 +475,7 @@ def merge(*recordings: Recording) -> Recording:
             held[concept] = [pool(ms) for ms in zip(*parts, strict=True)]
         moments.append(held)
         if first.overlapping:
-            pooled.append([pool(ms) for ms in zip(*(r._reference(number, None) for r in recordings), strict=True)])
+            pooled.append([pool(ms) for ms in zip(*(r._all(number) for r in recordings), strict=True)])
         sites.append(Site(site.name, site.dim, site.layers, sum(r.sites[number].rows for r in recordings)))
     return Recording(
         concepts=concepts,
@@ -429,69 +494,78 @@ def _same(what: str, ours: Any, theirs: Any) -> None:
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
         ours, theirs = ({n: side.get(n) for n in names[:3]} for side in (ours, theirs))
-    raise MomentError(f"Expected recordings with the same {what}, got {ours} and {theirs}. Record them with one set-up.")
+    raise MomentError(
+        f"Expected recordings with the same {what}, got {ours} and {theirs}. Record them with one set-up."
+    )
 
 
-def _delta(
-    layer: Layer,
-    module: nn.Module,
-    operators: Sequence[Operator],
-    augmented: bool,
-    initial: tuple[Tensor, Tensor | None] | None,
-    prints: Mapping[str, str],
-) -> Delta:
-    """The engram in one layer: ``E = W~ P`` for each of its matrices, back in the module's shape."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
+def _delta(layer: Layer, now: Parameters, old: Parameters | None, operators: Sequence[Operator], base: str) -> Delta:
+    """The engram in one layer: ``E = W~ P`` for each of its matrices, back in the module's shape.
+
+    The bias is absorbed when the operators are one column larger than the layer.
+    """
     place = operators[0].left.device
-    keep = torch.float64 if weight.dtype == torch.float64 else torch.float32
-    with torch.no_grad():
-        matrices = layer.matrix(weight.detach()).to(place, torch.float64)
-        if initial is not None:
-            matrices = matrices - layer.matrix(initial[0].detach()).to(place, torch.float64)
-        if augmented:
-            biases = layer.biases(module.bias.detach()).to(place, torch.float64)  # type: ignore[union-attr,operator,arg-type]
-            if initial is not None and initial[1] is not None:
-                biases = biases - layer.biases(initial[1].detach()).to(place, torch.float64)
-            matrices = torch.cat([matrices, biases.unsqueeze(-1)], dim=-1)
-        factors = [operator.apply(matrix) for operator, matrix in zip(operators, matrices, strict=True)]
-        columns = layer.dim
-        bias = None
-        if augmented:
-            bias = torch.stack([a @ b[:, columns] for a, b in factors]).reshape(-1).to(weight.device, keep)
-        common: dict[str, Any] = {
-            "bias": bias,
-            "base": fingerprint(weight),
-            "base_norm": torch.linalg.vector_norm(weight.detach(), dtype=torch.float64).item(),
-            "solutions": tuple(operator.solution for operator in operators),
-        }
-        if layer.matrices == 1 and operators[0].low_rank:
-            a, b = factors[0]
-            a, b = a.to(weight.device, keep), b[:, :columns].to(weight.device, keep).contiguous()
-            check_finite(layer.name, a, b, bias)
-            return Delta(layer, factors=(a, b), **common)
-        dense = torch.stack([a @ b[:, :columns] for a, b in factors])
-        full = layer.weight(dense).to(weight.device, keep).contiguous()
-        check_finite(layer.name, full, bias)
-        return Delta(layer, weight=full, **common)
+    device = now.weight.device
+    keep = torch.float64 if now.weight.dtype == torch.float64 else torch.float32
+    columns, augmented = layer.dim, operators[0].left.shape[0] > layer.dim
+    matrices = _matrices(layer, now, augmented, place)
+    if old is not None:
+        matrices = matrices - _matrices(layer, old, augmented, place)
+    products = [operator.apply(matrix) for operator, matrix in zip(operators, matrices, strict=True)]
+    bias = None
+    if augmented:
+        bias = torch.stack([a @ b[:, columns] for a, b in products]).reshape(-1).to(device, keep)
+    weight, factors = None, None
+    if layer.matrices == 1 and operators[0].low_rank:
+        a, b = products[0]
+        factors = a.to(device, keep), b[:, :columns].to(device, keep).contiguous()
+        check_finite(layer.name, *factors, bias)
+    else:
+        dense = torch.stack([a @ b[:, :columns] for a, b in products])
+        weight = layer.weight(dense).to(device, keep).contiguous()
+        check_finite(layer.name, weight, bias)
+    return Delta(
+        layer,
+        weight=weight,
+        factors=factors,
+        bias=bias,
+        base=base,
+        base_norm=wide(now.weight).norm().item(),
+        solutions=tuple(operator.solution for operator in operators),
+    )
 
 
-def _base_weights(
-    base: nn.Module | Mapping[str, Tensor], layers: Mapping[str, Layer]
-) -> dict[str, tuple[Tensor, Tensor | None]]:
+def _matrices(layer: Layer, parameters: Parameters, augmented: bool, device: torch.device) -> Tensor:
+    """W or W~ of every matrix, float64 ``[M, O, D]`` or ``[M, O, D + 1]``."""
+    matrices = layer.matrix(parameters.weight).to(device, torch.float64)
+    if not augmented:
+        return matrices
+    assert parameters.bias is not None
+    biases = layer.biases(parameters.bias).to(device, torch.float64)
+    return torch.cat([matrices, biases.unsqueeze(-1)], dim=-1)
+
+
+def _base_parameters(
+    base: nn.Module | Mapping[str, Tensor], layers: Mapping[str, Layer], bias: bool
+) -> dict[str, Parameters]:
     """W0 and b0 of every layer, from a model or a state dict."""
     state = unwrap(base).state_dict() if isinstance(base, nn.Module) else base
+
+    def take(key: str, shape: tuple[int, ...]) -> Tensor:
+        if (tensor := state.get(key)) is None:
+            raise SelectionError(f"Expected base to have {key}. {nearest(key, state)}")
+        if tuple(tensor.shape) != shape:
+            raise ModelError(
+                f"Expected base to have {key} of shape {list(shape)}, got {list(tensor.shape)}: it is another "
+                "architecture."
+            )
+        return tensor.detach()
+
     found = {}
     for name, layer in layers.items():
         prefix = f"{name}." if name else ""
-        if (weight := state.get(f"{prefix}weight")) is None:
-            raise SelectionError(f"Expected base to have {prefix}weight. {nearest(f'{prefix}weight', state)}")
-        if tuple(weight.shape) != layer.shape:
-            raise ModelError(
-                f"Expected base to have {prefix}weight of shape {list(layer.shape)}, got {list(weight.shape)}: it is "
-                "another architecture."
-            )
-        found[name] = (weight, state.get(f"{prefix}bias") if layer.bias else None)
+        absorbed = take(f"{prefix}bias", (layer.matrices * layer.out,)) if bias and layer.bias else None
+        found[name] = Parameters(take(f"{prefix}weight", layer.shape), absorbed)
     return found
 
 
@@ -504,9 +578,7 @@ def _unpacked(key: str, facts: Sequence[tuple[int, str]], tensors: Mapping[str, 
     for number, (count, product) in enumerate(facts):
         prefix = f"{key}.{number}."
         parts = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        if "sum" not in parts:
-            raise StoreError(f"Expected moment {prefix[:-1]!r} in the recording, got none. Copy the folder again.")
-        moments.append(Moment.unpack(parts, count, getattr(torch, product)))
+        moments.append(Moment.unpack(parts, count, _PRODUCTS[product]))
     return moments
 
 

@@ -7,7 +7,8 @@ With ``S = U L U^T`` (eigenvalues descending) and a cut that keeps the first ``k
 Every estimator of the projection family needs ``B`` only in such products, and any ``B Q`` with orthogonal ``Q``
 serves as well. So when no eigenvalue falls under the cut, a Cholesky factor ``S = C C^T`` gives ``B = C^{-T}`` without
 an eigendecomposition, which is some twenty times dearer. Whether any eigenvalue falls under ``tau = rtol lambda_max``
-is decided exactly in one direction: if ``S - tau' I`` has a Cholesky factor for a ``tau' >= tau``, none does.
+is decided exactly in one direction: if ``S - tau' I`` has a Cholesky factor for a ``tau' >= tau``, none does. The
+``tau'`` comes from an upper bound of ``lambda_max``; where it is too high, nothing is lost but time.
 
 Legend: D size of the matrix solved (one more than the columns when augmented), k kept rank, n rows of a thin moment.
 """
@@ -15,8 +16,9 @@ Legend: D size of the matrix solved (one more than the columns when augmented), 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,12 +26,12 @@ from torch import Tensor
 from lashley.errors import SolveError
 from lashley.moments import Moment
 
-__all__ = ["Cut", "Factor", "Spectrum", "Whitening"]
+__all__ = ["Cut", "Eigen", "Factor", "Spectrum", "Whitening", "eigh"]
 
 EPS32 = 2.0**-23
 EPS64 = 2.0**-52
-# Rounding noise of a product, relative to the largest eigenvalue: half an ulp per term, growing with the square root
-# of the 1024 rows that are gathered for one product.
+# An upper bound of the rounding noise of products, in units in the last place of the largest eigenvalue. Measured on
+# Gaussian rows: 1.4 for products of 1024 rows, 2 for 8192; rows with a mean have less of it.
 _NOISE_ULPS = 16
 
 
@@ -37,12 +39,13 @@ _NOISE_ULPS = 16
 class Cut:
     """Which eigenvalues of the reference moment count as zero. Explicit, and independent of any dtype.
 
-    At most one of the first four may be given.
+    At most one of the first four may be given. Under every cut, eigenvalues up to ``D * 2**-52 * lambda_max`` are
+    dropped: they are the rounding of the decomposition itself.
 
     Args:
         rtol: keep eigenvalues above ``rtol * lambda_max``. None (default) means ``D * 2**-23``, with D the size of
             the matrix that is solved (the cut of the authors' package).
-        rank: keep the largest ``rank`` (fewer if the matrix has fewer above ``D * 2**-52``).
+        rank: keep the largest ``rank``.
         energy: keep the fewest whose sum reaches this share of the trace, in (0, 1].
         condition: keep eigenvalues above ``lambda_max / condition``.
         ulp: what the default is a multiple of: ``rtol = D * ulp``.
@@ -60,12 +63,14 @@ class Cut:
             raise SolveError(f"Expected one of rtol, rank, energy, condition; got {' and '.join(given)}. Drop one.")
         if self.rtol is not None and not 0 <= self.rtol < 1:
             raise SolveError(f"Expected rtol in [0, 1), a share of the largest eigenvalue; got {self.rtol}.")
-        if self.rank is not None and self.rank < 1:
-            raise SolveError(f"Expected a rank of at least 1, got {self.rank}.")
+        if self.rank is not None and (self.rank < 1 or self.rank != int(self.rank)):
+            raise SolveError(f"Expected rank to be a whole number of at least 1, got {self.rank}.")
         if self.energy is not None and not 0 < self.energy <= 1:
             raise SolveError(f"Expected energy in (0, 1], a share of the trace; got {self.energy}.")
         if self.condition is not None and not self.condition >= 1:
             raise SolveError(f"Expected a condition of at least 1, got {self.condition}.")
+        if not 0 < self.ulp < 1:
+            raise SolveError(f"Expected ulp in (0, 1), got {self.ulp}. It only scales the default; give rtol instead.")
 
     @classmethod
     def paper(cls) -> Cut:
@@ -79,28 +84,34 @@ class Cut:
 
     def relative(self, dim: int) -> float | None:
         """The threshold as a share of the largest eigenvalue, or None when it depends on the whole spectrum."""
-        if self.rtol is not None:
-            return self.rtol
-        if self.condition is not None:
-            return 1 / self.condition
         if self.rank is not None or self.energy is not None:
             return None
-        return dim * self.ulp
+        if self.rtol is not None:
+            share = self.rtol
+        elif self.condition is not None:
+            share = 1 / self.condition
+        else:
+            share = dim * self.ulp
+        return max(share, dim * EPS64)
 
     def keep(self, values: Tensor, dim: int) -> int:
         """How many of the descending eigenvalues ``values`` are kept, for a matrix of size ``dim``."""
-        if not len(values) or values[0] <= 0:
-            return 0
+        above_rounding = _above_rounding(values, dim)
         relative = self.relative(dim)
         if relative is not None:
-            return int((values > relative * values[0]).sum())
-        above_noise = int((values > dim * EPS64 * values[0]).sum())
+            return min(int((values > relative * values[:1]).sum()), above_rounding)
         if self.rank is not None:
-            return min(self.rank, above_noise)
+            return min(self.rank, above_rounding)
         assert self.energy is not None
-        cumulative = values.clamp(min=0).cumsum(0)
-        reached = int((cumulative < self.energy * cumulative[-1] * (1 - 1e-12)).sum()) + 1
-        return min(reached, above_noise)
+        cumulative = values[:above_rounding].cumsum(0)
+        short = cumulative < self.energy * cumulative[-1:] * (1 - 1e-12)  # all of the energy, to rounding, is all of it
+        return min(int(short.sum()) + 1, above_rounding)
+
+    def __repr__(self) -> str:
+        if self == Cut.notebook():
+            return "Cut.notebook()"
+        given = [f"{f.name}={value!r}" for f in fields(self) if (value := getattr(self, f.name)) != f.default]
+        return f"Cut({', '.join(given)})"
 
     def __str__(self) -> str:
         for name in ("rtol", "rank", "energy", "condition"):
@@ -122,11 +133,11 @@ class Spectrum:
         rtol: the smallest kept share of the largest eigenvalue that the cut allowed (None for rank and energy cuts).
         largest, smallest: the largest and the smallest kept eigenvalue.
         condition: largest / smallest; None when nothing was kept.
-        eigengap: smallest kept / largest dropped eigenvalue; None when nothing was dropped. Near 1, the cut goes
-            through a dense part of the spectrum and another cut would give another engram.
-        solver: "cholesky", "eigh" or "svd" (the fallback). Cholesky knows the two extreme eigenvalues only to a few
-            per cent, from power iteration.
-        noise: rounding noise of the moment's products as a share of the largest eigenvalue.
+        eigengap: smallest kept / largest dropped eigenvalue; None when nothing above zero was dropped. Near 1, the cut
+            goes through a dense part of the spectrum and another cut would give another engram.
+        solver: "cholesky", "eigh" or "svd" (the fallback). With Cholesky the two extreme eigenvalues are estimates,
+            good to a few per cent.
+        noise: an upper bound of the rounding noise of the moment's products, as a share of the largest eigenvalue.
     """
 
     dim: int
@@ -150,8 +161,26 @@ class Spectrum:
         return (self.rtol if self.rtol is not None else self.smallest / self.largest) < 10 * self.noise
 
 
+class Eigen(NamedTuple):
+    """Eigenvalues of a moment and its whitener.
+
+    Attributes:
+        values: descending; all of them, or the n that are not zero by construction for n < D rows.
+        basis: ``U L^{-1/2}``, ``[D, m]``, for the m values above ``D * 2**-52`` of the largest. Those below are
+            rounding, and no cut keeps them.
+        solver: "eigh" or "svd".
+    """
+
+    values: Tensor
+    basis: Tensor
+    solver: str
+
+
 class Factor:
     """The factorisation of one reference moment, augmented or not. Work is done when first asked for, and kept.
+
+    Kept are a Cholesky factor or the whitener, and one dense inverse, the last that was asked for: every concept,
+    subset and strength asks for the same one.
 
     Args:
         moment: the reference.
@@ -160,18 +189,25 @@ class Factor:
     """
 
     def __init__(self, moment: Moment, augmented: bool = False, device: torch.device | None = None) -> None:
-        self.moment = moment if device is None else moment.to(device)
+        self.moment = moment
         self.augmented = augmented
+        self.device = moment.sum.device if device is None else device
         self.dim = moment.dim + int(augmented)
-        self._eigen: tuple[Tensor, Tensor, str] | None = None
+        self._eigen: Eigen | None = None
         self._cholesky: tuple[Tensor, float, float] | None = None
         self._full_rank_to = -1.0  # the largest share of lambda_max below which no eigenvalue is known to lie
-        self._pinv: dict[int, Tensor] = {}
-        self._ridge: dict[float, Tensor] = {}
+        self._pinv: tuple[int, Tensor] | None = None
+        self._ridge: tuple[float, Tensor] | None = None
+
+    @property
+    def thin(self) -> bool:
+        """Whether there are fewer rows than columns, and S is seen from their side."""
+        return self.moment.thin and self.moment.count < self.dim
 
     @property
     def matrix(self) -> Tensor:
-        return self.moment.matrix(self.augmented)
+        """S or S~ on the device where it is solved; built at each call."""
+        return _finite(self.moment.matrix(self.augmented).to(self.device))
 
     def whiten(self, cut: Cut) -> Whitening:
         """B for this cut."""
@@ -180,49 +216,65 @@ class Factor:
             assert self._cholesky is not None
             lower, largest, smallest = self._cholesky
             info = self._spectrum(self.dim, relative, largest, smallest, None, "cholesky")
-            return Whitening(self, info, lower=lower)
-        values, vectors, solver = self.eigen()
+            return Whitening(info, lower=lower)
+        values, basis, solver = self.eigen()
         k = cut.keep(values, self.dim)
+        largest = values[0].item() if len(values) else 0.0
         smallest = values[k - 1].item() if k else 0.0
         dropped = values[k].item() if k < len(values) else 0.0
-        largest = values[0].item() if len(values) else 0.0
-        gap = smallest / dropped if dropped > 0 else None
+        gap = smallest / dropped if k and dropped > 0 else None
         info = self._spectrum(k, relative, largest, smallest, gap, solver)
-        return Whitening(self, info, basis=vectors[:, :k] * values[:k].rsqrt())
+        return Whitening(info, basis=basis[:, :k])
 
-    def eigen(self) -> tuple[Tensor, Tensor, str]:
-        """Eigenvalues (descending), eigenvectors ``[D, m]`` and the solver; thin moments have ``m = n`` of them."""
+    def eigen(self) -> Eigen:
+        """The eigendecomposition, of the ``n x n`` products of the rows where there are fewer of them than columns."""
         if self._eigen is None:
-            if self.moment.thin and self.moment.count < self.dim:
-                rows = self.moment.design(self.augmented)
-                values, left, solver = _eigh(rows @ rows.T)
-                # The eigenvectors of X^T X are X^T v / sqrt(lambda): only those above rounding can be told apart.
-                seen = values > self.dim * EPS64 * values[0] if len(values) else values > 0
-                values, left = values[seen], left[:, seen]
-                self._eigen = values, rows.T @ left * values.rsqrt(), solver
+            if self.thin:
+                rows = _finite(self.moment.design(self.augmented).to(self.device))
+                values, vectors, solver = eigh(rows @ rows.T)
+                m = _above_rounding(values, self.dim)
+                # If v is an eigenvector of X X^T with value l, then X^T v / sqrt(l) is the unit one of X^T X.
+                basis = rows.T @ (vectors[:, :m] / values[:m])
             else:
-                self._eigen = _eigh(self.matrix)
+                values, vectors, solver = eigh(self.matrix)
+                m = _above_rounding(values, self.dim)
+                basis = vectors[:, :m] * values[:m].rsqrt()
+            self._eigen = Eigen(values, basis, solver)
         return self._eigen
 
     def pinv(self, white: Whitening) -> Tensor:
-        """S^+ under the cut of ``white``, ``[D, D]``; kept per kept rank."""
-        k = white.info.rank
-        if k not in self._pinv:
-            self._pinv[k] = white.dense_pinv()
-        return self._pinv[k]
+        """``S^+ = B B^T`` under the cut of ``white``, ``[D, D]``."""
+        if self._pinv is None or self._pinv[0] != white.info.rank:
+            self._pinv = white.info.rank, white.pinv()
+        return self._pinv[1]
 
     def ridge(self, lam: float) -> Tensor:
-        """``(S + lam I)^-1``, ``[D, D]``; kept per ``lam``."""
-        if lam not in self._ridge:
+        """``(S + lam I)^-1``, ``[D, D]``."""
+        if self._ridge is None or self._ridge[0] != lam:
             matrix = self.matrix
             matrix.diagonal().add_(lam)
-            self._ridge[lam] = torch.cholesky_inverse(_cholesky_or_explain(matrix, lam))
-        return self._ridge[lam]
+            lower, info = torch.linalg.cholesky_ex(matrix)
+            if info.item() != 0:
+                raise _too_little(lam)
+            self._ridge = lam, torch.cholesky_inverse(lower)
+        return self._ridge[1]
+
+    def damped(self, rows: Tensor, lam: float) -> Tensor:
+        """``X (S + lam I)^-1`` for ``X [n, D]``, without a ``D x D`` matrix where S has few rows."""
+        if not self.thin:
+            return rows @ self.ridge(lam)
+        values, basis, _ = self.eigen()
+        if len(values) and lam <= self.dim * EPS64 * values[0].item():
+            raise _too_little(lam)
+        # With U = B sqrt(l): 1 / lam outside the span of U, 1 / (l + lam) inside.
+        kept = values[: basis.shape[1]]
+        inside = kept * (1 / (kept + lam) - 1 / lam)
+        return rows @ basis * inside @ basis.T + rows / lam
 
     def _without_eigen(self, relative: float) -> bool:
         """Whether it is certain that every eigenvalue exceeds ``relative * lambda_max``; leaves the factor behind."""
-        if self.moment.thin or self.moment.count < self.dim:
-            return False  # rank at most n < D
+        if self.moment.count < self.dim:
+            return False  # the rank is at most n
         if relative <= self._full_rank_to:
             return True
         matrix = self.matrix
@@ -231,10 +283,12 @@ class Factor:
         shifted.diagonal().sub_(relative * bound)
         if torch.linalg.cholesky_ex(shifted).info.item() != 0:
             return False
+        del shifted
         if self._cholesky is None:
-            del shifted
             lower = torch.linalg.cholesky(matrix)
-            self._cholesky = (lower, _largest(matrix), _smallest(lower))
+            largest = _extreme(lambda v: matrix @ v, lower)
+            inverse = _extreme(lambda v: torch.cholesky_solve(v[:, None], lower)[:, 0], lower)
+            self._cholesky = lower, largest, 1 / inverse
         self._full_rank_to = relative
         return True
 
@@ -248,59 +302,51 @@ class Factor:
 class Whitening:
     """B under one cut, as products. Held as ``basis [D, k]``, or implicitly as ``C^{-T}`` for a Cholesky factor C."""
 
-    def __init__(
-        self, factor: Factor, info: Spectrum, *, basis: Tensor | None = None, lower: Tensor | None = None
-    ) -> None:
-        self.factor = factor
+    def __init__(self, info: Spectrum, *, basis: Tensor | None = None, lower: Tensor | None = None) -> None:
         self.info = info
         self._basis = basis
         self._lower = lower
 
     def project(self, rows: Tensor) -> Tensor:
         """``X B``: ``[n, D] -> [n, k]``."""
-        if self._lower is not None:
-            return torch.linalg.solve_triangular(self._lower, rows.T, upper=False).T
-        return rows @ self._basis
+        if self._basis is not None:
+            return rows @ self._basis
+        assert self._lower is not None
+        return torch.linalg.solve_triangular(self._lower, rows.T, upper=False).T
 
     def back(self, rows: Tensor) -> Tensor:
         """``Y B^T``: ``[n, k] -> [n, D]``."""
-        if self._lower is not None:
-            return torch.linalg.solve_triangular(self._lower.T, rows.T, upper=True).T
-        assert self._basis is not None
-        return rows @ self._basis.T
+        if self._basis is not None:
+            return rows @ self._basis.T
+        assert self._lower is not None
+        return torch.linalg.solve_triangular(self._lower.T, rows.T, upper=True).T
 
     def share(self, square: Tensor) -> Tensor:
         """``R = B^T S_c B``: the share of each kept direction that the concept owns, symmetric ``[k, k]``."""
-        half = self.project(square)
-        share = self.project(half.T)
+        share = self.project(self.project(square).T)
         return (share + share.T) / 2
 
     def sandwich(self, inner: Tensor) -> Tensor:
-        """``B G B^T``: ``[k, k] -> [D, D]``."""
+        """``B G B^T`` for a symmetric G: ``[k, k] -> [D, D]``."""
         return self.back(self.back(inner).T)
 
     def pinv(self) -> Tensor:
-        """``S^+ = B B^T``, ``[D, D]``."""
-        return self.factor.pinv(self)
-
-    def dense_pinv(self) -> Tensor:
-        if self._lower is not None:
-            return torch.cholesky_inverse(self._lower)
-        assert self._basis is not None
-        return self._basis @ self._basis.T
+        """``S^+ = B B^T``, ``[D, D]``. Built at each call: `Factor.pinv` keeps it."""
+        if self._basis is not None:
+            return self._basis @ self._basis.T
+        assert self._lower is not None
+        return torch.cholesky_inverse(self._lower)
 
 
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Eigenpairs of a symmetric positive semi-definite float64 matrix, descending.
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, str]:
+    """Eigenvalues (descending), eigenvectors and the solver of a symmetric positive semi-definite float64 matrix.
 
     The device's solver first, then the host's (float64 ``eigh`` of a large low-rank matrix can fail on a GPU), then the
     singular values, which for such a matrix are the same numbers from an algorithm that fails on other inputs.
     """
-    if not torch.isfinite(matrix).all():
-        raise SolveError("Expected a finite moment, got nan or inf. Was the model's input or an activation not finite?")
-    for attempt in (matrix, matrix.cpu()):
+    for device in dict.fromkeys([matrix.device, torch.device("cpu")]):
         try:
-            values, vectors = torch.linalg.eigh(attempt)
+            values, vectors = torch.linalg.eigh(matrix.to(device))
         except torch.linalg.LinAlgError:
             continue
         return values.flip(0).to(matrix.device), vectors.flip(1).to(matrix.device), "eigh"
@@ -308,35 +354,44 @@ def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor, str]:
     return values.to(matrix.device), vectors.to(matrix.device), "svd"
 
 
-def _cholesky_or_explain(matrix: Tensor, lam: float) -> Tensor:
-    lower, info = torch.linalg.cholesky_ex(matrix)
-    if info.item() != 0:
-        raise SolveError(
-            f"Expected S + lam I to be positive definite, got a failure at column {info.item()} with lam = {lam:g}: lam "
-            "is below the rounding noise of S. Raise lam, or use Projection, whose cut treats small eigenvalues as zero."
-        )
-    return lower
+def _above_rounding(values: Tensor, dim: int) -> int:
+    """How many of the descending eigenvalues of a matrix of size ``dim`` are more than its rounding."""
+    return int((values > dim * EPS64 * values[0]).sum()) if len(values) and values[0] > 0 else 0
 
 
-def _largest(matrix: Tensor, steps: int = 24) -> float:
-    """The largest eigenvalue to a few per cent, by power iteration from a fixed start."""
-    vector = torch.ones(matrix.shape[0], dtype=matrix.dtype, device=matrix.device)
-    vector[::2] += 0.5  # the all-ones vector can be an exact eigenvector of a small matrix
-    value = 0.0
-    for _ in range(steps):
-        vector = vector / vector.norm()
-        vector = matrix @ vector
-        value = vector.norm().item()
-    return value
+def _finite(tensor: Tensor) -> Tensor:
+    if not torch.isfinite(tensor).all():
+        raise SolveError("Expected a finite moment, got nan or inf. Was the model's input or an activation not finite?")
+    return tensor
 
 
-def _smallest(lower: Tensor, steps: int = 12) -> float:
-    """The smallest eigenvalue of ``C C^T`` to a few per cent, by inverse iteration from a fixed start."""
-    vector = torch.ones(lower.shape[0], 1, dtype=lower.dtype, device=lower.device)
-    vector[::2] += 0.5
-    value = 1.0
-    for _ in range(steps):
-        vector = vector / vector.norm()
-        vector = torch.cholesky_solve(vector, lower)
-        value = vector.norm().item()
-    return 1 / value
+def _too_little(lam: float) -> SolveError:
+    return SolveError(
+        f"Expected S + lam I to be positive definite, got lam = {lam:g}, which is below the rounding noise of S. "
+        "Raise lam, or use Projection, whose cut treats small eigenvalues as zero."
+    )
+
+
+def _extreme(apply: Callable[[Tensor], Tensor], like: Tensor, steps: int = 32) -> float:
+    """The largest eigenvalue of a symmetric positive definite operator, by Lanczos: never above it, and close.
+
+    Args:
+        apply: the operator on a vector ``[D]``.
+        like: a square matrix whose size, dtype and device it has.
+    """
+    dim = like.shape[0]
+    basis = like.new_zeros(dim, min(steps, dim))
+    images = torch.zeros_like(basis)
+    # A fixed start without a pattern, so that it is orthogonal to no eigenvector except by accident.
+    vector = torch.arange(1, dim + 1, dtype=like.dtype, device=like.device).square().cos()
+    for step in range(basis.shape[1]):
+        norm = vector.norm()
+        basis[:, step] = vector / norm
+        images[:, step] = apply(basis[:, step])
+        vector = images[:, step]
+        for _ in range(2):  # once leaves rounding that grows from step to step; twice is enough
+            vector = vector - basis @ (basis.T @ vector)
+        if vector.norm() <= EPS64 * dim * images[:, step].norm():
+            break  # the vectors so far span a space of their own: nothing is left to learn
+    projected = basis.T @ images
+    return torch.linalg.eigvalsh((projected + projected.T) / 2)[-1].item()

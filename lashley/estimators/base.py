@@ -44,12 +44,16 @@ class Solution:
     """How an operator was solved; travels with the engram.
 
     Attributes:
-        dim: D, size of the matrix solved. rank: eigenvalues kept. rtol: the cut as a share of the largest eigenvalue.
-        condition: largest kept / smallest kept eigenvalue. eigengap: smallest kept / largest dropped. Both None where
-            they have no meaning (nothing kept, nothing dropped, or an estimator without a cut).
-        solver: "cholesky", "eigh", "svd" or "ridge". near_noise: the cut lies within ten times of the products' rounding noise.
+        dim: D, size of the matrix solved.
+        rank: how many eigenvalues were kept.
+        rtol: the cut as a share of the largest eigenvalue; None for a cut by rank or energy, or no cut at all.
+        condition: largest / smallest kept eigenvalue; None when none was kept, or for an estimator without a cut.
+        eigengap: smallest kept / largest dropped eigenvalue; None when nothing above zero was dropped.
+        solver: "cholesky", "eigh", "svd" or "ridge".
+        near_noise: whether the cut lies within ten times of the products' rounding noise.
         target_rows, reference_rows: row counts.
-        clipped: by how much the largest share exceeded 1 before it was clipped (0 when the reference has the target).
+        clipped: by how much the largest share exceeded 1 before it was clipped; 0 when the reference has the target, or
+            when nothing is clipped (the paper's formula, ridge).
     """
 
     dim: int
@@ -73,11 +77,11 @@ class Solution:
 
 @dataclass(frozen=True)
 class Operator:
-    """``P = left @ right``, kept as a product: ``(W left) right`` costs ``2 O D r`` where forming P would cost ``D^2 r``.
+    """``P = left @ right``, kept as a product: ``(W left) right`` is cheaper than forming P where O is below D.
 
     Attributes:
         left: ``[D, r]``.  right: ``[r, D]``.
-        low_rank: r is the number of rows of a thin target rather than D; ``(W left, right)`` are factors of the engram.
+        low_rank: r is the number of rows of a thin target, and below D.
         solution: how it was solved.
     """
 

@@ -8,7 +8,8 @@ With ``B`` from the reference (``B^T S B = I``, `lashley.spectrum`) and ``R = B^
 ``p = 1, t = 1/2`` gives ``g = 1`` and ``P = S_c S^+``: AI Engram (arXiv 2606.14997), eq. 4 and 6. A larger sharpness
 ``p`` keeps what the concept owns to more than ``t`` and leaves what it shares; ``p -> infinity`` is a projector.
 
-For integer ``p`` no eigendecomposition of R is needed: ``g(R) = R^(p-1) (R^p + u^p (I - R)^p)^-1``, by Cholesky.
+For integer ``p`` no eigendecomposition of R is needed: ``g(R) = R^(p-1) (R^p + u^p (I - R)^p)^-1``, by Cholesky. The
+eigenvalues of the matrix to invert lie within a factor of ``(2 max(u, 1/u))^p``, so it is used while that is small.
 
 For a thin target, ``S_c = X^T X`` and ``Y = X B``: ``B g(Y^T Y) B^T`` seen from ``X`` is ``g(Y Y^T) Y B^T``, so
 everything happens on the ``n x n`` side and ``P = X^T . g(Y Y^T) Y B^T`` has rank n.
@@ -16,6 +17,7 @@ everything happens on the ``n x n`` side and ``P = X^T . g(Y Y^T) Y B^T`` has ra
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -23,11 +25,11 @@ from torch import Tensor
 
 from lashley.errors import SolveError
 from lashley.estimators.base import Estimator, Operator, SiteMoments, Solution
-from lashley.spectrum import Cut
+from lashley.spectrum import Cut, eigh
 
 __all__ = ["Projection", "filter_eigen", "filter_integer"]
 
-_INTEGER_UP_TO = 8  # beyond this, R^p + u^p (I - R)^p is too ill-conditioned for Cholesky to beat the eigenvalues
+_CHOLESKY_UP_TO = 1e6  # condition up to which the integer form agrees with the eigenvalues to 1e-9
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Projection(Estimator):
     """``E = W S_c B g(R) B^T``. The default is the paper's ``E = W S_c S^+``.
 
     Args:
-        sharpness: p >= 1. 1 with threshold 1/2 is the paper's formula; 2 already spares most of what is shared.
+        sharpness: p >= 1, finite. 1 with threshold 1/2 is the paper's formula; 2 already spares most of what is
+            shared; 1e6 is a hard projector for all purposes.
         threshold: t in (0, 1), the share at which a direction counts half.
         cut: which eigenvalues of the reference count as zero.
     """
@@ -50,8 +53,14 @@ class Projection(Estimator):
                 f"Expected a sharpness of at least 1, got {self.sharpness}: below 1 the filter f(r)/r is unbounded "
                 "where a concept owns next to nothing. 1 is the paper's formula."
             )
+        if self.sharpness == math.inf:
+            raise SolveError("Expected a finite sharpness, got inf. 1e6 is a hard projector for all purposes.")
         if not 0 < self.threshold < 1:
             raise SolveError(f"Expected a threshold inside (0, 1), got {self.threshold}. 0.5 is the paper's.")
+        if not isinstance(self.cut, Cut):
+            raise SolveError(
+                f"Expected cut to be a lashley.Cut, got {self.cut!r}. Write Cut(rtol=...) for a tolerance."
+            )
 
     @property
     def plain(self) -> bool:
@@ -73,7 +82,7 @@ class Projection(Estimator):
         else:
             left = target.matrix(site.augmented)
             if self.plain:
-                right = white.pinv()
+                right = site.reference.pinv(white)
             else:
                 gain, clipped = self._gain(white.share(left), site.contained)
                 right = white.sandwich(gain)
@@ -93,16 +102,22 @@ class Projection(Estimator):
         return Operator(left, right, low_rank=thin, solution=solution)
 
     def _gain(self, share: Tensor, contained: bool) -> tuple[Tensor, float]:
-        """g(R), and by how much the largest eigenvalue exceeded 1."""
-        if contained and self.sharpness == int(self.sharpness) <= _INTEGER_UP_TO:
+        """g(R), and by how much the largest eigenvalue of R was clipped."""
+        odds = self.threshold / (1 - self.threshold)
+        condition = (2 * max(odds, 1 / odds)) ** min(self.sharpness, 64)
+        if contained and self.sharpness == int(self.sharpness) and condition <= _CHOLESKY_UP_TO:
             gain = filter_integer(share, int(self.sharpness), self.threshold)
             if gain is not None:
                 return gain, 0.0
-        return filter_eigen(share, self.sharpness, self.threshold)
+        gain, excess = filter_eigen(share, self.sharpness, self.threshold)
+        return gain, 0.0 if contained else excess
 
 
 def filter_integer(share: Tensor, p: int, t: float) -> Tensor | None:
-    """``g(R)`` for integer p without eigenvalues; None if R is too far outside [0, 1] for Cholesky to exist."""
+    """``g(R)`` for integer p without eigenvalues, or None where rounding put those of R too far outside [0, 1].
+
+    That happens when the cut lies within the noise of the products, so that S and S_c disagree on what is kept.
+    """
     odds = t / (1 - t)
     rest = -share
     rest.diagonal().add_(1)
@@ -117,11 +132,10 @@ def filter_integer(share: Tensor, p: int, t: float) -> Tensor | None:
 
 def filter_eigen(share: Tensor, p: float, t: float) -> tuple[Tensor, float]:
     """``g(R)`` from the eigenvalues of R, clipped to [0, 1]; and by how much the largest exceeded 1."""
-    if not share.numel():
-        return share, 0.0
-    values, vectors = torch.linalg.eigh((share + share.T) / 2)
-    excess = max(0.0, values[-1].item() - 1)
+    values, vectors, _ = eigh(share)
+    excess = max(0.0, values[0].item() - 1) if len(values) else 0.0
     r = values.clamp(0, 1)
-    odds = t / (1 - t)
-    gain = r ** (p - 1) / (r**p + (odds * (1 - r)) ** p)
+    # g = r^(p-1) / (r^p + s^p) with s = u (1 - r), in a form whose powers neither underflow nor meet 0 / 0.
+    s = t / (1 - t) * (1 - r)
+    gain = 1 / (r + s * (s / r) ** (p - 1))
     return vectors * gain @ vectors.T, excess

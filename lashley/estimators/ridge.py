@@ -10,11 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from lashley.errors import SolveError
 from lashley.estimators.base import Estimator, Operator, SiteMoments, Solution
-from lashley.spectrum import Factor
 
 __all__ = ["Ridge"]
 
@@ -26,6 +23,9 @@ class Ridge(Estimator):
     Args:
         lam: damping, > 0, in the units of S: a sum of squared activations over all reference rows. It is bound to the
             scale and the number of rows; an absolute value copied from another model means something else here.
+
+    Raises:
+        SolveError: when solving, if ``lam`` is below the rounding noise of a singular S.
     """
 
     lam: float
@@ -41,7 +41,7 @@ class Ridge(Estimator):
         thin = target.thin and target.count < reference.dim
         if thin:
             rows = target.design(site.augmented)
-            left, right = rows.T, self._damped(reference, rows)
+            left, right = rows.T, reference.damped(rows, self.lam)
         else:
             left = target.matrix(site.augmented)
             right = reference.ridge(self.lam)
@@ -57,12 +57,3 @@ class Ridge(Estimator):
             reference_rows=reference.moment.count,
         )
         return Operator(left, right, low_rank=thin, solution=solution)
-
-    def _damped(self, reference: Factor, rows: Tensor) -> Tensor:
-        """``X (S + lam I)^-1`` for ``X [n, D]``."""
-        if reference.moment.thin and reference.moment.count < reference.dim:
-            # S has few directions: damp those, and divide what lies outside them by lam.
-            values, vectors, _ = reference.eigen()
-            inside = rows @ vectors
-            return inside * (1 / (values + self.lam) - 1 / self.lam) @ vectors.T + rows / self.lam
-        return rows @ reference.ridge(self.lam)
