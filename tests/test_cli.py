@@ -111,6 +111,19 @@ def breaks():
 
 def forgets():
     build()
+
+
+class Stateful(nn.Linear):
+    def get_extra_state(self):
+        return {"seen": 3}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def stateful():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), Stateful(64, 10))
 '''
 
 
@@ -362,6 +375,25 @@ def test_edit_leaves_nothing_behind_when_it_is_refused(there):
     Path("mine").mkdir()
     Path("mine/notes.txt").write_text("keep")
     refused("edit tinynets:build --engram three --out mine", "folder with other files")
+    assert [file.name for file in Path("mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_state_that_a_file_of_weights_cannot_hold_is_refused(there):
+    ok("record tinynets:stateful --data grey.npz --out s.rec")
+    ok("engram s.rec --model tinynets:stateful --concepts 1 --out s")
+    refused("edit tinynets:stateful --engram s --out edited", "got dict under '1._extra_state'")
+    assert not Path("edited").exists()
+
+
+def test_an_unusable_out_is_refused_before_the_work(there):
+    Path("mine").mkdir()
+    Path("mine/notes.txt").write_text("keep")
+    for line in (
+        "record tinynets:interrupted --data sklearn:digits --flatten",
+        "engram digits.rec --model tinynets:interrupted --concepts 3",
+        "edit tinynets:interrupted --engram three",
+    ):
+        refused(f"{line} --out mine", "notes.txt")
     assert [file.name for file in Path("mine").iterdir()] == ["notes.txt"]
 
 
@@ -849,7 +881,8 @@ def effect(line: str) -> dict[str, object]:
     for path in (file for folder in ("out", "elsewhere") for file in Path(folder).glob("*")):
         content = path.read_bytes()
         if path.suffix == ".json":  # the command line itself is no effect
-            content = {k: v for k, v in json.loads(content).items() if k not in ("command", "made_by", "files")}
+            hidden = ("command", "made_by", "files", "checksum")
+            content = {k: v for k, v in json.loads(content).items() if k not in hidden}
         files[str(path)] = content
     return {"code": done.code, "out": done.out, "err": re.sub(r"in [\d.]+ s", "", done.err), **files}
 

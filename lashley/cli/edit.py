@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lashley.cli.common import add_json, add_verb, emit, plain
 from lashley.cli.models import MODEL_HELP, add_weights, is_checkpoint, load_model, without_bars
 from lashley.cli.weights import EDITED
+from lashley.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,8 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     import lashley
     from lashley.provenance import command, environment
-    from lashley.store import writing
+    from lashley.store import check_target, writing
 
+    check_target(args.out)  # before the work rather than after it
     engram = lashley.Engram.load(args.engram)
     model = load_model(args.model, args.weights)
     alpha = getattr(lashley.strength, args.strength.replace("-", "_"))(args.alpha)
@@ -90,10 +92,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _state(model: nn.Module) -> dict[str, Any]:
-    """The state dict with a copy for every name, because a file cannot hold one tensor under two."""
+    """The named tensors of a model, if they are all that it needs."""
+    import torch
+
     from lashley.layers import unwrap
 
-    return {name: value.detach().clone() for name, value in unwrap(model).state_dict().items()}
+    state = unwrap(model).state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(
+                f"Expected the state of the model to be tensors, got {type(value).__name__} under {name!r}, which a file "
+                "of weights cannot hold. Edit it in Python with lashley.ablate and save it your way."
+            )
+    return state
 
 
 def _save_checkpoint(model: Any, source: Path, folder: Path) -> None:

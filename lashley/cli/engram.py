@@ -71,10 +71,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(args: argparse.Namespace) -> int:
     import lashley
+    from lashley.store import check_target
 
     if not (args.out or args.sensitivity):
         raise UsageError("expected --out ENGRAM to write the engram, or --sensitivity to see the cuts; got neither.")
     estimator = _estimator(args)
+    if args.out:
+        check_target(args.out)  # before the work rather than after it
     recording = lashley.Recording.load(args.recording)
     model = load_model(args.model, args.weights)
     if args.device:

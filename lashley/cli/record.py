@@ -72,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
 
     import lashley
     from lashley.data import load
+    from lashley.store import check_target
 
+    check_target(args.out)  # before the work rather than after it
     mean, std = args.normalize or (None, None)
     data = load(
         args.data,
