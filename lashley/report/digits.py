@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from lashley.report import figures, page
 from lashley.report.page import Picture
 
-__all__ = ["pictures", "write"]
+__all__ = ["pictures", "values", "write"]
 
 DIGITS = [str(digit) for digit in range(10)]
 
@@ -22,8 +22,8 @@ EDITS = {
     "paper+batchnorm": "the paper's formula, BatchNorm re-estimated",
     "sharpened": "sharpened",
     "sharpened+batchnorm": "sharpened, BatchNorm re-estimated",
-    "mask": "no edit, the digit is just never answered",
-    "retrained": "trained anew without the digit",
+    "mask": "no edit, but the digit is never answered",
+    "retrained": "retrained without the digit",
 }
 SUBSETS = {
     "none": "none",
@@ -36,7 +36,7 @@ SUBSETS = {
 
 def write(result: Mapping[str, Any], folder: str | Path) -> Path:
     """Write the figures and ``index.html`` into an existing folder; return the page's path."""
-    return page.write(folder, "digits.html", pictures(result), **_values(result))
+    return page.write(folder, "digits.html", pictures(result), **values(result))
 
 
 def pictures(result: Mapping[str, Any]) -> list[Picture]:
@@ -44,7 +44,8 @@ def pictures(result: Mapping[str, Any]) -> list[Picture]:
     return [picture for network in result["networks"] for picture in _pictures(network, result["settings"])]
 
 
-def _values(result: Mapping[str, Any]) -> dict[str, Any]:
+def values(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template ``digits.html`` speaks about."""
     return {
         "result": result,
         "networks": result["networks"],
