@@ -30,7 +30,7 @@ EPILOG = """\
 a first tour:
   lashley demo --out demo-out
   lashley layers mynet:build
-  lashley record mynet:build --data sklearn:digits --out digits.rec
+  lashley record mynet:build --data sklearn:digits --flatten --out digits.rec
   lashley engram digits.rec --model mynet:build --concepts 3 --out three.engram
   lashley edit   mynet:build --engram three.engram --out without-three
   lashley compare mynet:build without-three

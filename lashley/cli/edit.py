@@ -101,8 +101,8 @@ def _state(model: nn.Module) -> dict[str, Any]:
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise ModelError(
-                f"Expected the state of the model to be tensors, got {type(value).__name__} under {name!r}, which a file "
-                "of weights cannot hold. Edit it in Python with lashley.ablate and save it your way."
+                f"Expected the state of the model to be tensors, got {type(value).__name__} under {name!r}, which a "
+                "file of weights cannot hold. Edit it in Python with lashley.ablate and save it your way."
             )
     return state
 

@@ -50,7 +50,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--out", metavar="ENGRAM", help="the folder to write; complete or absent")
     parser.add_argument("--sensitivity", action="store_true", help="show how the engram depends on the spectral cut")
     estimator = parser.add_argument_group("estimator")
-    estimator.add_argument("--estimator", choices=("projection", "ridge"), default="projection")
+    estimator.add_argument(
+        "--estimator",
+        choices=("projection", "ridge"),
+        default="projection",
+        help="the closed form (default: projection)",
+    )
     estimator.add_argument("--sharpness", type=float, metavar="P", help="projection: at least 1 (default: 1)")
     estimator.add_argument(
         "--threshold",
