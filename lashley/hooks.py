@@ -1,19 +1,22 @@
-"""Looking at a model without leaving a trace: hooks that live in a `with` block, and everything put back after."""
+"""Watching forward passes without leaving a trace: hooks that live in a `with` block, everything put back after, and
+what the passes show: which layers read the same tensors, and when the last of them has been called.
+"""
 
 from __future__ import annotations
 
 import inspect
 import random
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from lashley.errors import RecordingError
 
-__all__ = ["StopForward", "at_rest", "tapped"]
+__all__ = ["Diverged", "EarlyStop", "Identities", "Sharing", "StopForward", "at_rest", "tapped"]
 
 
 class StopForward(BaseException):
@@ -22,10 +25,11 @@ class StopForward(BaseException):
 
 @contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no gradients, attention's fast path off; then everything as it was.
+    """Evaluation mode, no gradients, every module called as it was written; then everything as it was.
 
     Put back: the training flag of every submodule, the random state of torch (host and devices), Python and NumPy,
-    and the fast path's switch. The fast path is switched off because it computes without calling the layers.
+    and the switch of attention's fast path. The fast path and compiled parts would compute without calling the layers,
+    so both are off. Inference mode is left, because its tensors do not say whether they were written to.
     """
     flags = [(module, module.training) for module in model.modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -34,9 +38,10 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     numpy_state = numpy.random.get_state() if numpy is not None else None
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(devices=devices), torch.no_grad():
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad(), _as_written(model):
             torch.backends.mha.set_fastpath_enabled(False)
-            model.eval()
+            for module, _ in flags:
+                module.training = False  # not model.eval(): a train() of the model's own may merge or freeze weights
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
@@ -47,39 +52,146 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+def _as_written(model: nn.Module) -> AbstractContextManager[object]:
+    """Runs compiled submodules as plain Python: hooks do not fire in compiled code."""
+    compiled = any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
 @contextmanager
 def tapped(
     modules: Mapping[str, nn.Module],
     on_input: Callable[[str, Tensor], None],
-    on_output: Callable[[str, Tensor], None] | None = None,
+    on_output: Callable[[str, object], None] | None = None,
 ) -> Iterator[None]:
-    """Call ``on_input(name, tensor)`` before each call of a module, and ``on_output`` after it.
+    """Call ``on_input(name, tensor)`` before each call of a module, and ``on_output(name, output)`` after it.
 
     The input is the first argument, also when it is passed by keyword. Hooks are registered on entering, so that a
     failure half-way leaves none behind.
     """
     with ExitStack() as stack:
         for name, module in modules.items():
-            first = next(iter(inspect.signature(module.forward).parameters), "input")
-
-            def before(
-                _: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], name: str = name, first: str = first
-            ) -> None:
-                x = args[0] if args else kwargs.get(first)
-                if not isinstance(x, Tensor):
-                    raise RecordingError(
-                        f"Expected layer {name!r} to be called with a tensor, got {type(x).__name__}. "
-                        "Leave it out with exclude_modules."
-                    )
-                on_input(name, x)
-
-            handle = module.register_forward_pre_hook(before, with_kwargs=True)
-            stack.callback(handle.remove)
+            stack.callback(_before(name, module, on_input))
             if on_output is not None:
-
-                def after(_: nn.Module, args: object, output: object, name: str = name) -> None:
-                    if isinstance(output, Tensor):
-                        on_output(name, output)
-
-                stack.callback(module.register_forward_hook(after).remove)
+                stack.callback(_after(name, module, on_output))
         yield
+
+
+def _before(name: str, module: nn.Module, on_input: Callable[[str, Tensor], None]) -> Callable[[], None]:
+    def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        x = args[0] if args else _first_keyword(module, kwargs)
+        if not isinstance(x, Tensor):
+            raise RecordingError(
+                f"Expected layer {name!r} to be called with a tensor, got {type(x).__name__}. "
+                "Leave it out with exclude_modules."
+            )
+        on_input(name, x)
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True).remove
+
+
+def _after(name: str, module: nn.Module, on_output: Callable[[str, object], None]) -> Callable[[], None]:
+    def hook(module: nn.Module, args: object, output: object) -> None:
+        on_output(name, output)
+
+    return module.register_forward_hook(hook).remove
+
+
+def _first_keyword(module: nn.Module, kwargs: Mapping[str, object]) -> object:
+    """The first parameter of ``forward``; where that is only ``**kwargs``, the first tensor."""
+    first = next(iter(inspect.signature(module.forward).parameters), "")
+    return kwargs[first] if first in kwargs else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
+
+
+class Identities:
+    """Numbers for the tensors of one forward pass: the same number for the same live tensor in the same state.
+
+    An address would not do, because freed storage is used again, nor would an object that was written to in between:
+    a number stands for an object that is still alive and whose version counter has not moved.
+    """
+
+    def __init__(self) -> None:
+        self._alive: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
+        self._count = 0
+
+    def number(self, x: Tensor) -> int:
+        """The number of this tensor as it is now. One made in inference mode has no version and is new each time."""
+        version = -1 if x.is_inference() else x._version
+        known = self._alive.get(id(x))
+        if known is not None and known[0]() is x and known[1] == version != -1:
+            return known[2]
+        self._count += 1
+        self._alive[id(x)] = (weakref.ref(x), version, self._count)
+        return self._count
+
+
+class Diverged(Exception):
+    """Two layers that shared a site no longer read the same tensor."""
+
+    def __init__(self, leader: str, follower: str) -> None:
+        super().__init__(leader, follower)
+        self.leader, self.follower = leader, follower
+
+
+class Sharing:
+    """Which layers make the same rows: found in the first pass, checked in every later one.
+
+    Attributes:
+        leader: for every layer that makes the same rows as an earlier one, that layer.
+    """
+
+    def __init__(self) -> None:
+        self.leader: dict[str, str] = {}
+        self._read: dict[str, list[int]] = {}
+        self._facts: dict[str, list[object]] = {}
+
+    def begin(self) -> None:
+        """A new pass."""
+        self._read = {}
+
+    def saw(self, name: str, number: int) -> None:
+        """The layer read the tensor with this number (`Identities`)."""
+        self._read.setdefault(name, []).append(number)
+
+    def note(self, name: str, fact: object) -> None:
+        """Something else that decides which rows the layer makes, in the first pass."""
+        self._facts.setdefault(name, []).append(fact)
+
+    def find(self) -> None:
+        """After the first pass: the first layer to read a tensor leads those that make the same rows of it."""
+        leaders: dict[object, str] = {}
+        for name, numbers in self._read.items():  # in the order they fired
+            leader = leaders.setdefault((*numbers, "|", *self._facts[name]), name)
+            if leader != name:
+                self.leader[name] = leader
+
+    def check(self) -> None:
+        """After a later pass.
+
+        Raises:
+            Diverged: layers that were found to share read different tensors in this pass.
+        """
+        for follower, leader in self.leader.items():
+            if self._read.get(follower) != self._read.get(leader):
+                raise Diverged(leader, follower)
+
+
+class EarlyStop:
+    """Knows when a pass has called every layer, once two whole passes called each exactly once and in one order."""
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._whole: list[list[str]] = []
+        self._order: list[str] | None = None
+
+    def learn(self, fired: list[str]) -> None:
+        """The layers that a whole pass called, in order."""
+        if len(self._whole) == 2:
+            return
+        self._whole.append(fired)
+        one, two = self._whole[0], self._whole[-1]
+        if len(self._whole) == 2 and one == two and len(set(one)) == len(one) == self._layers:
+            self._order = one
+
+    def reached(self, fired: list[str]) -> bool:
+        return self._order is not None and len(fired) == self._layers and fired == self._order

@@ -13,36 +13,34 @@ from __future__ import annotations
 
 import inspect
 import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lashley.data.batches import (
-    Membership,
-    batch_digest,
-    call,
-    check_concepts,
-    membership,
-    moved,
-    total_batches,
-)
-from lashley.data.masks import default_mask, fit_mask
+from lashley.data.batches import batch_digest, batch_size, call, moved, total_batches
+from lashley.data.concepts import Members, check_data, stream
+from lashley.data.masks import Part, default_mask, fit_mask
+from lashley.data.rows import Pick, pick, rows_of
 from lashley.errors import DataError, LashleyWarning, RecordingError
-from lashley.hooks import StopForward, at_rest, tapped
-from lashley.layers import Layer, unwrap
-from lashley.moments import Accumulator
+from lashley.hooks import Diverged, EarlyStop, Identities, Sharing, StopForward, at_rest, tapped
+from lashley.layers import Layer, deviation, unwrap
+from lashley.moments import Accumulator, Moment
 from lashley.progress import track
 from lashley.provenance import digest, environment, fingerprint
 from lashley.recording import Recording, Site
-from lashley.select import Patterns, select
+from lashley.select import Indices, Patterns, select
 
 __all__ = ["record"]
 
-_CHUNK = 2**24  # elements of unfolded rows held at a time: 64 MiB of float32
+# How far outputs of W x + b may be off in each dtype, as a share of the largest, before it is called another formula.
 _OFF_BY = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+
+Rows = Callable[[Any, Site], Tensor]
+Forward = Callable[[nn.Module, Any], object]
 
 
 def record(
@@ -53,10 +51,10 @@ def record(
     concept_names: Sequence[str] | None = None,
     target_modules: Patterns = None,
     exclude_modules: Patterns = None,
-    layers_to_transform: int | Iterable[int] | None = None,
+    layers_to_transform: Indices = None,
     layers_pattern: Patterns = None,
-    rows: Callable[[Any, Site], Tensor] | None = None,
-    forward: Callable[[nn.Module, Any], object] | None = None,
+    rows: Rows | None = None,
+    forward: Forward | None = None,
     dtype: torch.dtype | None = None,
     progress: bool | None = None,
 ) -> Recording:
@@ -72,10 +70,13 @@ def record(
         concept_names: names for integer labels or bool columns; default: the numbers as texts.
         target_modules, exclude_modules, layers_to_transform, layers_pattern: which layers, with PEFT's meaning
             (`lashley.select`). Default: every layer of a known type.
-        rows: ``f(batch, site) -> bool`` mask over the leading dims of the site's rows. Default: ``labels != -100`` at
-            decoder sites of a mapping with token labels, else ``attention_mask``, else every row.
-        forward: ``f(model, batch)`` in place of the default call; the forward is then never stopped early.
-        dtype: of the products; default float64 up to 256 columns (and for float64 rows), float32 above. Sums are float64.
+        rows: ``f(batch, site) -> bool`` mask over the first of the leading dims of the site's rows; the batch is as the
+            data gave it. Default: ``labels != -100`` at decoder sites of a mapping with token labels, else
+            ``attention_mask``, else every row.
+        forward: ``f(model, batch)`` in place of the default call; the batch is as the data gave it, and the forward is
+            never stopped early.
+        dtype: of the products; default float64 up to 256 columns (and for float64 rows), float32 above. Sums are
+            float64.
         progress: None: a bar on a terminal, silence elsewhere. True and False force it.
 
     Raises:
@@ -83,248 +84,230 @@ def record(
         SelectionError, ModelError: a pattern that matches nothing, a layer that cannot be recorded.
         RecordingError: a layer that never fires, an input that is not finite; layer and batch are named.
     """
-    check_concepts(data, concept_of)
+    check_data(data, concept_of, concept_names)
     if dtype not in (None, torch.float32, torch.float64):
         raise DataError(f"Expected dtype to be torch.float32, torch.float64 or None, got {dtype}.")
-    if concept_names is not None:
-        if concept_of is None:
-            raise DataError("Expected concept_names only beside concept_of; a mapping names its concepts by its keys.")
-        if len(set(concept_names)) != len(concept_names) or not all(isinstance(n, str) and n for n in concept_names):
-            raise DataError(f"Expected concept_names to be different non-empty texts, got {list(concept_names)}.")
     inner = unwrap(model)
     layers = select(inner, target_modules, exclude_modules, layers_to_transform, layers_pattern)
-    recorder = _Recorder(inner, layers, rows, forward, dtype)
-    parts = list(data.values()) if concept_of is None else [data]  # type: ignore[union-attr]
+    parts = [data] if concept_of is not None else list(data.values())  # type: ignore[union-attr]
 
-    def run() -> Recording:
+    def run(share: bool) -> Recording:
+        recorder = _Recorder(inner, layers, rows, forward, dtype, share)
         with at_rest(inner):
-            stream = _stream(data, concept_of, concept_names)
-            for concept, batch, members in track(stream, total_batches(parts), "recording", "batches", progress):
-                recorder.step(concept, batch, members)
-            names = list(data) if concept_of is None else concept_names
-            return recorder.finish(names, labelled=concept_of is not None)
+            batches = stream(data, concept_of, concept_names)
+            for batch, members in track(batches, total_batches(parts), "recording", "batches", progress):
+                recorder.step(batch, members)
+        if concept_of is None:
+            return recorder.finish(tuple(data), complete=True)
+        return recorder.finish(None if concept_names is None else tuple(concept_names), complete=False)
 
     try:
-        return run()
-    except _Diverged as split:
+        return run(share=True)
+    except Diverged as split:
         if any(isinstance(part, Iterator) for part in parts):
             raise RecordingError(
-                f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batches and different "
-                f"ones in batch {split.batch}; the recording has to start over without sharing, but the data is an "
-                "iterator that cannot be read again. Give lists or DataLoaders."
+                f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batch and different ones "
+                "later; the recording has to start over without sharing, but the data is an iterator that cannot be "
+                "read again. Give lists or DataLoaders."
             ) from None
         warnings.warn(
-            f"Layers {split.leader!r} and {split.follower!r} stopped reading the same tensor in batch {split.batch}; "
-            "recording again with a moment for each layer.",
+            f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batch and different ones "
+            "later; recording again, with a moment for each layer.",
             LashleyWarning,
             stacklevel=2,
         )
-        recorder = _Recorder(inner, layers, rows, forward, dtype, share=False)
-        return run()
+    return run(share=False)
 
 
-class _Diverged(Exception):
-    def __init__(self, leader: str, follower: str, batch: int) -> None:
-        super().__init__(leader, follower, batch)
-        self.leader, self.follower, self.batch = leader, follower, batch
+@dataclass
+class _Pass:
+    """What is known of the forward pass under way: its batch, the layers called so far, and what they read."""
+
+    number: int
+    batch: Any
+    members: Members
+    identities: Identities = field(default_factory=Identities)
+    fired: list[str] = field(default_factory=list)
+    picks: dict[object, list[Pick]] = field(default_factory=dict)
+    finite: list[tuple[str, Tensor]] = field(default_factory=list)
 
 
-class _Taps:
-    """The sites of a recording in the making: whose rows are kept, by concept (None: every row, when they overlap)."""
+class _Encoder:
+    """Tells the encoder's rows from the decoder's, in the encoder-decoder models of transformers.
 
-    def __init__(self, layer: Layer, dtype: torch.dtype | None) -> None:
-        self.layer = layer
-        self.dtype = dtype
-        self.followers: list[str] = []
-        self.concepts: dict[str | None, Accumulator] = {}
+    Cross-attention reads the encoder's output from inside the decoder, so names alone would not do.
+    """
 
-    def add(self, concept: str | None, rows: Tensor, owned: bool) -> Tensor:
-        """The sum of the rows, which is finite exactly when they all are."""
-        if concept not in self.concepts:
-            self.concepts[concept] = Accumulator(self.layer.dim, self.layer.matrices, self.dtype)
-        return self.concepts[concept].add(rows, owned=owned)
+    def __init__(self, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
+        has_parts = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        find = getattr(model, "get_encoder", None)
+        found = find() if has_parts and callable(find) else None
+        self._module = found if isinstance(found, nn.Module) else None
+        inside = {id(m) for m in self._module.modules()} if self._module is not None else set()
+        self._layers = {name for name, module in modules.items() if id(module) in inside}
+        self._outputs: set[int] = set()
+
+    @contextmanager
+    def watched(self, identities: Identities) -> Iterator[None]:
+        """For one pass: keep the numbers of the tensors that the encoder puts out."""
+        self._outputs = set()
+        if self._module is None:
+            yield
+            return
+
+        def keep(_: nn.Module, args: object, output: Any) -> None:
+            values = output.values() if isinstance(output, Mapping) else output
+            values = [values] if isinstance(values, Tensor) else values
+            self._outputs |= {identities.number(t) for t in values if isinstance(t, Tensor)}
+
+        handle = self._module.register_forward_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def part(self, layer: str, number: int) -> Part:
+        """Where the tensor with this number, which the layer reads, comes from."""
+        if self._module is None:
+            return "whole"
+        return "encoder" if layer in self._layers or number in self._outputs else "decoder"
 
 
 class _Recorder:
+    """Runs batches through a model and keeps the moments of every concept, layer by layer and then site by site."""
+
     def __init__(
         self,
         model: nn.Module,
         layers: dict[str, Layer],
-        rows: Callable[[Any, Site], Tensor] | None,
-        forward: Callable[[nn.Module, Any], object] | None,
+        rows: Rows | None,
+        forward: Forward | None,
         dtype: torch.dtype | None,
-        share: bool = True,
+        share: bool,
     ) -> None:
-        self.model = model
-        self.layers = layers
-        self.modules = {name: model.get_submodule(name) if name else model for name in layers}
-        self.rows = rows
-        self.forward = forward
-        self.share = share
-        self.dtype = dtype
-        self.weights = {name: fingerprint(module.weight) for name, module in self.modules.items()}
-        self.encoder = _encoder_names(model)
+        self.model, self.layers, self.dtype = model, layers, dtype
+        self.rows, self.forward = rows, forward
+        self.modules = {name: model.get_submodule(name) for name in layers}
+        self.weights = {name: fingerprint(_weight(module)) for name, module in self.modules.items()}
+        self.encoder = _Encoder(model, self.modules)
         self.device = _single_device(model)
         self.keywords = _extra_keywords(model)
-        self.taps = {name: _Taps(layer, dtype) for name, layer in layers.items()}
-        self.follows: dict[str, str] = {}  # layer -> the layer whose rows it shares
-        self.batches = 0
-        self.overlap = False
-        self.shard: list[str] = []
-        self.orders: list[list[str]] = []  # layers in the order they fired, of the first passes
-        self.stop_at: tuple[str, ...] | None = None
-        # of the pass under way
-        self.batch: Any = None
-        self.members: Membership = []
-        self.samples: int | None = None
-        self.fired: list[str] = []
-        self.read: dict[str, list[int]] = {}  # layer -> the tensors it read, as numbers given in this pass
-        self.alive: dict[int, tuple[weakref.ref[Tensor], int, int]] = {}
-        self.tensors = 0
-        self.finite: list[tuple[str, Tensor]] = []
-        self.checked: dict[str, Tensor] = {}
+        self.sharing = Sharing() if share else None
+        self.stop = EarlyStop(len(layers)) if forward is None else None
+        # For each layer that leads a site: moments by concept; the concept None is every row, where concepts overlap.
+        self.held: dict[str, dict[str | None, Accumulator]] = {name: {} for name in layers}
+        self.first_samples: dict[str, Tensor] = {}
+        self.digests: list[str] = []
+        self.overlapping = False
+        self.now = _Pass(0, None, Members([]))
 
-    def step(self, concept: str | None, batch: Any, members: tuple[Membership, int, bool] | None) -> None:
+    def step(self, batch: Any, members: Members) -> None:
         """One batch: its forward pass, and the rows of every layer into the moments of its concepts."""
-        self.shard.append(digest(concept, batch_digest(batch)))
-        if self.forward is None and self.device is not None:
-            batch = moved(batch, self.device)
-        self.batch, self.samples = batch, None
-        if members is None:
-            assert concept is not None
-            self.members = [(concept, None)]
-        else:
-            self.members, self.samples, overlap = members
-            if overlap:
-                self.overlap = True
-                self.members = [*self.members, (None, None)]  # type: ignore[list-item]
-        self.fired, self.read, self.alive, self.tensors, self.finite = [], {}, {}, 0, []
-        first = self.batches == 0
+        self.now = now = _Pass(len(self.digests), batch, members)
+        self.overlapping |= any(concept is None for concept, _ in members.parts)
+        on_output = self._on_output if now.number == 0 else None
+        if self.sharing is not None:
+            self.sharing.begin()
         try:
-            with tapped(self.modules, self._on_input, self._on_output if first else None):
+            with tapped(self.modules, self._on_input, on_output), self.encoder.watched(now.identities):
                 self._run(batch)
+            if self.stop is not None:
+                self.stop.learn(now.fired)
         except StopForward:
-            pass  # the last site has its rows
-        finally:
-            self.alive = {}
+            pass  # every site has its rows
+        except DataError as error:
+            raise DataError(f"Batch {now.number}: {error}") from None
         self._check_finite()
-        if first:
-            self._audit()
-            self._find_sites()
+        if now.number == 0:
+            self._check_all_fired()
         self._check_sharing()
-        self._learn_order()
-        self.batches += 1
+        self.digests.append(digest([concept for concept, _ in members.parts], batch_digest(batch)))
 
     def _run(self, batch: Any) -> None:
         if self.forward is not None:
             self.forward(self.model, batch)
             return
-        if isinstance(batch, Mapping) and self.keywords:
-            batch = {**self.keywords, **batch}
-        call(self.model, batch)
+        size, labels = batch_size(batch), self.now.members.samples
+        if size is not None and labels not in (None, size):
+            raise DataError(f"Expected concept_of to give a label for each of {size} samples, got {labels} labels.")
+        if self.device is not None:
+            batch = moved(batch, self.device)
+        call(self.model, {**self.keywords, **batch} if isinstance(batch, Mapping) else batch)
 
     def _on_input(self, name: str, x: Tensor) -> None:
-        self.fired.append(name)
-        self.read.setdefault(name, []).append(self._number(x))
-        if self.batches == 0 and len(self.read[name]) == 1:
-            whole = self.layers[name].lead(tuple(x.shape))[0] != x.shape[0]  # one sample without a batch dim
-            self.checked[name] = (x if whole else x[:1]).clone()
-        if name not in self.follows:
-            self._take(name, x)
-        if self.stop_at is not None and name == self.stop_at[-1] and tuple(self.fired) == self.stop_at:
+        now, layer = self.now, self.layers[name]
+        now.fired.append(name)
+        number = now.identities.number(x)
+        part = self.encoder.part(name, number)
+        if self.sharing is not None:
+            self.sharing.saw(name, number)
+            if now.number == 0:
+                self.sharing.note(name, (part, layer.rows_key))
+        x = layer.batched(x.detach())
+        if now.number == 0 and name not in self.first_samples:
+            self.first_samples[name] = x[:1].clone()
+        if name in self.held:
+            for chosen in self._picks(name, layer.lead(tuple(x.shape)), part, x.device):
+                for rows in rows_of(layer, x, chosen):
+                    self._add(name, chosen.concept, rows, x)
+        if self.stop is not None and self.stop.reached(now.fired):
             raise StopForward
 
-    def _number(self, x: Tensor) -> int:
-        """A number for this live tensor in this state. An address alone would lie: freed storage is used again."""
-        version = x._version if not x.is_inference() else -1
-        known = self.alive.get(id(x))
-        if known is not None and known[0]() is x and known[1] == version and version >= 0:
-            return known[2]
-        self.tensors += 1
-        self.alive[id(x)] = (weakref.ref(x), version, self.tensors)
-        return self.tensors
-
-    def _take(self, name: str, x: Tensor) -> None:
-        """The rows of ``x`` that count, into the moments of the concepts they belong to."""
-        taps, layer = self.taps[name], self.layers[name]
-        lead = layer.lead(tuple(x.shape))
-        mask = self._mask(name, lead)
-        if mask is not None:
-            mask = mask.to(x.device)
-        if len(lead) + 1 > x.dim() > 0 and lead[0] == 1 and x.shape[0] != 1:
-            x = x.unsqueeze(0)  # a single sample without a batch dim
-        per_sample = 1
-        if self.samples is not None:
-            per_sample, rest = divmod(lead[0], max(self.samples, 1))
-            if rest or not per_sample:
-                raise DataError(
-                    f"Expected {self.samples} labels to fit layer {name!r}, got an input with {lead[0]} leading rows. "
-                    "concept_of must give one label per sample; leave the layer out if it does not see samples."
-                )
-        for concept, samples in self.members:
-            chosen, kept = x, mask
-            if samples is not None:
-                if not len(samples):
-                    continue
-                index = samples.to(x.device)
-                if per_sample > 1:  # positions were flattened into the first dim
-                    index = (index[:, None] * per_sample + torch.arange(per_sample, device=x.device)).flatten()
-                chosen = x.index_select(0, index)
-                kept = None if mask is None else mask.index_select(0, index)
-            if kept is not None and kept.dim() == 1:
-                chosen, kept = chosen[kept], None
-            for rows in _rows(layer, chosen, kept):
-                if not rows.shape[1]:
-                    continue
-                owned = rows.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
-                self.finite.append((name, torch.isfinite(taps.add(concept, rows, owned)).all()))
-
-    def _mask(self, name: str, lead: tuple[int, ...]) -> Tensor | None:
-        if self.rows is None:
-            mask = default_mask(self.batch, encoder=name in self.encoder)
-            return None if mask is None else fit_mask(mask, lead, name, given=False)
-        layer = self.layers[name]
-        names = (name, *self.taps[name].followers)
-        rows = sum(a.count for c, a in self.taps[name].concepts.items() if c is not None)
-        return fit_mask(self.rows(self.batch, Site(name, layer.dim, names, rows)), lead, name, given=True)
-
-    def _on_output(self, name: str, output: Tensor) -> None:
-        """Does the layer compute ``W x + b``? A subclass may do something else to its weight or its input.
-
-        Looked at on the first sample of the first batch: sixteen rows, sixty-four outputs.
+    def _picks(self, name: str, lead: tuple[int, ...], part: Part, device: torch.device) -> list[Pick]:
+        """Who gets which rows: worked out once a batch for all layers alike, or layer by layer where a user's mask
+        may tell them apart.
         """
-        x = self.checked.pop(name, None)
-        if x is None:
+        now = self.now
+        if self.rows is not None:
+            mask = fit_mask(self.rows(now.batch, self._site(name)), lead, name, given=True)
+            if self.sharing is not None and now.number == 0:
+                self.sharing.note(name, fingerprint(mask))
+            return pick(now.members, mask, lead, device, name)
+        key = (lead, part, device)
+        if key not in now.picks:
+            default = default_mask(now.batch, part)
+            fitted = None if default is None else fit_mask(default, lead, name, given=False)
+            now.picks[key] = pick(now.members, fitted, lead, device, name)
+        return now.picks[key]
+
+    def _add(self, name: str, concept: str | None, rows: Tensor, x: Tensor) -> None:
+        held, layer = self.held[name], self.layers[name]
+        if concept not in held:
+            held[concept] = Accumulator(layer.dim, layer.matrices, self.dtype)
+        owned = rows.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+        total = held[concept].add(rows, owned=owned)
+        self.now.finite.append((name, torch.isfinite(total).all()))  # a sum is finite exactly when its terms are
+
+    def _on_output(self, name: str, output: object) -> None:
+        """In the first batch: does the layer compute ``W x + b`` of its first sample?"""
+        x, module, layer = self.first_samples[name], self.modules[name], self.layers[name]
+        if not isinstance(output, Tensor) or self.now.fired.count(name) > 1:
             return
-        layer, module = self.layers[name], self.modules[name]
-        got = layer.responses(output[:1] if len(output) > len(x) else output).flatten(1, -2)[:, :16, :64]
-        rows = layer.rows(x).flatten(1, -2)[:, :16].to(module.weight.dtype)
-        expected = rows @ layer.matrix(module.weight)[:, :64].mT
-        if layer.bias:
-            expected = expected + layer.biases(module.bias)[:, None, :64]
-        scale, off = expected.abs().max(), (got - expected).abs().max()
-        tolerance = max(_OFF_BY.get(t, 8e-2) for t in (output.dtype, x.dtype, module.weight.dtype))
-        if off > tolerance * scale:
+        off = deviation(layer, module, x, output)
+        if off > max(_OFF_BY.get(t.dtype, 8e-2) for t in (x, _weight(module), output)):
             warnings.warn(
-                f"Layer {name!r} ({layer.type}) does not compute W x + b of its input: it is off by {off:.2g} where "
-                f"outputs reach {scale:.2g}. Its class changes the weight or the input on the way, so an engram of the "
-                "bare weight may not be what you expect. Exclude it, or register a layer type for its class.",
+                f"Layer {name!r} ({layer.type}) does not compute W x + b of its input: it is off by {off:.2g} times "
+                "its largest output. Its class changes the weight or the input on the way, so an engram of the bare "
+                "weight may not be what you expect. Exclude it, or register a layer type for its class.",
                 LashleyWarning,
                 stacklevel=2,
             )
 
     def _check_finite(self) -> None:
-        if self.finite and not torch.stack([flag.cpu() for _, flag in self.finite]).all():
-            name = next(name for name, flag in self.finite if not flag)
-            raise RecordingError(
-                f"Expected finite inputs, got nan or inf in the input of layer {name!r} in batch {self.batches}. "
-                "Check that batch, or the model's precision (float16 overflows beyond 65504)."
-            )
+        by_device: dict[torch.device, list[Tensor]] = {}
+        for _, flag in self.now.finite:
+            by_device.setdefault(flag.device, []).append(flag)
+        if all(torch.stack(flags).all() for flags in by_device.values()):  # waits for each device once
+            return
+        name = next(name for name, flag in self.now.finite if not flag)
+        raise RecordingError(
+            f"Expected finite inputs, got nan or inf in the input of layer {name!r} in batch {self.now.number}. "
+            "Check that batch, or the model's precision (float16 overflows beyond 65504)."
+        )
 
-    def _audit(self) -> None:
-        silent = [name for name in self.layers if name not in self.read]
-        if silent:
-            shown = ", ".join(repr(n) for n in silent[:5]) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
+    def _check_all_fired(self) -> None:
+        if silent := [name for name in self.layers if name not in self.first_samples]:
+            shown = ", ".join(map(repr, silent[:5])) + (f" and {len(silent) - 5} more" if len(silent) > 5 else "")
             raise RecordingError(
                 f"Expected every selected layer to fire in the first batch, got no call of {shown}. Likely causes: the "
                 "forward pass does not use it in evaluation mode, another module calls its weight as a function "
@@ -332,108 +315,80 @@ class _Recorder:
                 "Leave it out with exclude_modules, or pass a forward= that reaches it."
             )
 
-    def _find_sites(self) -> None:
-        """Layers that read the same tensors and make the same rows share the moments of the first of them."""
-        leaders: dict[object, str] = {}
-        for name in self.read:  # in the order they fired
-            key = (tuple(self.read[name]), self.layers[name].rows_key, name in self.encoder)
-            leader = leaders.setdefault(key, name) if self.share else name
-            if leader != name:
-                self.follows[name] = leader
-                self.taps[leader].followers.append(name)
-                del self.taps[name]
-
     def _check_sharing(self) -> None:
-        for follower, leader in self.follows.items():
-            if self.read.get(follower) != self.read.get(leader):
-                raise _Diverged(leader, follower, self.batches)
-
-    def _learn_order(self) -> None:
-        if self.forward is not None or self.batches > 1:
+        if self.sharing is None:
             return
-        self.orders.append(self.fired)
-        if self.batches == 1:
-            one, two = self.orders
-            if one == two and len(set(one)) == len(one) == len(self.layers):
-                self.stop_at = tuple(one)
+        if self.now.number > 0:
+            self.sharing.check()
+            return
+        self.sharing.find()
+        for follower in self.sharing.leader:
+            del self.held[follower]
 
-    def finish(self, names: Sequence[str] | None, labelled: bool) -> Recording:
-        """The recording. Only a labelled shard may lack a concept: another shard may have it."""
-        if not self.batches:
+    def _site(self, name: str) -> Site:
+        """The site that a layer leads, as far as it is known."""
+        leader = self.sharing.leader if self.sharing is not None else {}
+        readers = (name, *(layer for layer in self.layers if leader.get(layer) == name))
+        held = self.held[name]
+        every = (held[c].count for c in ([None] if None in held else held))
+        return Site(name, self.layers[name].dim, readers, sum(every))
+
+    def finish(self, concepts: tuple[str, ...] | None, complete: bool) -> Recording:
+        """The recording.
+
+        Args:
+            concepts: in the order they are wanted; None: those that were met.
+            complete: whether every concept must have rows. A labelled shard may lack one that another shard has.
+        """
+        if not self.digests:
             raise DataError("Expected at least one batch, got none. A generator that was read before is empty.")
-        found = dict.fromkeys(c for taps in self.taps.values() for c in taps.concepts if c is not None)
-        concepts = tuple(names) if names is not None else tuple(sorted(found, key=_natural))
-        sites, moments, pooled = [], [], []
-        for name, taps in self.taps.items():
-            layer = taps.layer
-            held = {c: taps.concepts[c].moments() if c in taps.concepts else _none(layer) for c in concepts}
-            counted = {c: m[0].count for c, m in held.items()}
-            everything = taps.concepts[None].moments() if None in taps.concepts else None
-            total = everything[0].count if everything else sum(counted.values())
-            if not total:
-                raise DataError(
-                    f"The mask selects no row at site {name!r}: expected at least one. Are all labels -100, or is the "
-                    "attention mask all zeros?"
-                )
-            sites.append(Site(name, layer.dim, (name, *taps.followers), total))
-            moments.append({c: [m.to("cpu") for m in ms] for c, ms in held.items()})
-            pooled.append([m.to("cpu") for m in everything] if everything else None)
-        if not labelled:
-            for concept in concepts:
-                for site, held in zip(sites, moments, strict=True):
-                    if not held[concept][0].count:
-                        raise DataError(
-                            f"Expected concept {concept!r} to have rows, got none at site {site.name!r}: its batches "
-                            "are empty (a generator that was read before?) or its mask selects nothing."
-                        )
+        if concepts is None:
+            met = {concept for held in self.held.values() for concept in held if concept is not None}
+            concepts = tuple(sorted(met, key=_natural))
+        sites = tuple(self._site(name) for name in self.held)
+        for site in sites:
+            self._check_rows(site, concepts if complete else ())
         return Recording(
             concepts=concepts,
             layers=self.layers,
-            sites=tuple(sites),
-            moments=moments,
-            pooled=pooled if self.overlap else None,
+            sites=sites,
+            moments=[{c: self._moments(site.name, c) for c in concepts} for site in sites],
+            pooled=[self._moments(site.name, None) for site in sites] if self.overlapping else None,
             weights=self.weights,
-            shards=(digest(*self.shard),),
+            shards=(digest(*self.digests),),
             made_by=environment(),
         )
 
+    def _check_rows(self, site: Site, concepts: Iterable[str]) -> None:
+        if not site.rows:
+            raise DataError(
+                f"The mask selects no row at site {site.name!r}: expected at least one. Are all labels -100, or is the "
+                "attention mask all zeros?"
+            )
+        for concept in concepts:
+            if concept not in self.held[site.name]:
+                raise DataError(
+                    f"Expected concept {concept!r} to have rows, got none at site {site.name!r}: its batches are empty "
+                    "(a generator that was read before?) or its mask selects nothing."
+                )
 
-def _stream(
-    data: Any, concept_of: Callable[[Any], Any] | None, names: Sequence[str] | None
-) -> Iterator[tuple[str | None, Any, tuple[Membership, int, bool] | None]]:
-    if concept_of is None:
-        for concept, batches in data.items():
-            for batch in batches:
-                yield concept, batch, None
-        return
-    for number, batch in enumerate(data):
-        try:
-            members = membership(concept_of(batch), names)
-        except DataError as error:
-            raise DataError(f"Batch {number}: {error}") from None
-        yield None, batch, members
-
-
-def _rows(layer: Layer, x: Tensor, mask: Tensor | None) -> Iterator[Tensor]:
-    """The rows ``[M, n, D]`` of an input, in pieces when unfolding makes them many; ``mask`` covers the first leading dims."""
-    lead = layer.lead(tuple(x.shape))
-    elements = layer.matrices * layer.dim
-    for size in lead:
-        elements *= size
-    pieces = 1 if elements <= x.numel() else -(-elements // _CHUNK)
-    step = max(1, -(-lead[0] // pieces)) if lead[0] else 1
-    for start in range(0, lead[0], step):
-        part = x if pieces == 1 else x[start : start + step]
-        rows = layer.rows(part)
-        if mask is None:
-            yield rows.reshape(layer.matrices, -1, layer.dim)
-        else:
-            kept = mask[start : start + step].reshape(-1)
-            yield rows.flatten(1, mask.dim())[:, kept].reshape(layer.matrices, -1, layer.dim)
+    def _moments(self, name: str, concept: str | None) -> list[Moment]:
+        """The moments of one concept at one site, moved to the host's memory."""
+        held = self.held[name].pop(concept, None)
+        if held is None:
+            return [Moment.zero(self.layers[name].dim)] * self.layers[name].matrices
+        moments = [moment.to("cpu") for moment in held.moments()]
+        if not all(torch.isfinite(block).all() for moment in moments for block in moment.blocks or ()):
+            raise RecordingError(
+                f"Expected finite moments, got inf at site {name!r}: its inputs are finite, but their squares overflow "
+                "float32. Pass dtype=torch.float64."
+            )
+        return moments
 
 
-def _none(layer: Layer) -> list[Any]:
-    return Accumulator(layer.dim, layer.matrices).moments()
+def _weight(module: nn.Module) -> Tensor:
+    assert isinstance(module.weight, Tensor)  # `select` let it through
+    return module.weight
 
 
 def _natural(name: str) -> tuple[int, int, str]:
@@ -444,14 +399,6 @@ def _natural(name: str) -> tuple[int, int, str]:
 def _single_device(model: nn.Module) -> torch.device | None:
     devices = {p.device for p in model.parameters()}
     return devices.pop() if len(devices) == 1 else None
-
-
-def _encoder_names(model: nn.Module) -> set[str]:
-    """Names of the modules in the encoder of an encoder-decoder model."""
-    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False) or not hasattr(model, "get_encoder"):
-        return set()
-    inside = {id(m) for m in model.get_encoder().modules()}
-    return {name for name, module in model.named_modules() if id(module) in inside}
 
 
 def _extra_keywords(model: nn.Module) -> dict[str, Any]:

@@ -1,16 +1,16 @@
 """Which layers: PEFT's names and meaning, except that what matches nothing is an error.
 
-    target_modules          None: every layer of a known type. A list: names that equal an entry or end in ".entry".
-                            A string: a regular expression for the full name, or "all-linear" (no head, no convolution).
-    exclude_modules         the same, for what to leave out.
-    layers_to_transform     indices of the repeated blocks to take, with
-    layers_pattern          the name of the list that holds them (default: whatever stands before the index).
+target_modules          None: every layer of a known type. A list: names that equal an entry or end in ".entry".
+                        A string: a regular expression for the full name, or "all-linear" (no head, no convolution).
+exclude_modules         the same, for what to leave out.
+layers_to_transform     indices of the repeated blocks to take, with
+layers_pattern          the name of the list that holds them (default: whatever stands before the index).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from torch import nn
@@ -19,9 +19,10 @@ from lashley.errors import SelectionError, nearest
 from lashley.layers import Layer, describe, layer_type, unwrap
 from lashley.layers.base import unusable
 
-__all__ = ["Entry", "select", "survey", "tied_parameters"]
+__all__ = ["Entry", "Patterns", "match_names", "select", "survey", "tied_parameters"]
 
 Patterns = str | Iterable[str] | None
+Indices = int | Iterable[int] | None
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,13 @@ class Entry:
     """One line of `survey`: a module with parameters of its own, and what a recording would make of it.
 
     Attributes:
-        name, type: of the module.  status: "record" or "skip".  reason: why it is skipped, or "".
-        matrices, dim, out: M, D, O (0 where no layer type speaks for it).  bias: whether it has one.
-        bytes: of one concept's square moments, at rest.  tied: other parameters that share its weight.
+        name, type: of the module.
+        status: "record" or "skip".
+        reason: why it is skipped, or "".
+        matrices, dim, out: M, D, O; 0 where it is skipped.
+        bias: whether a recorded layer has one.
+        bytes: of one concept's square moments, at rest.
+        tied: other parameters that share its weight.
     """
 
     name: str
@@ -50,81 +55,63 @@ def select(
     model: nn.Module,
     target_modules: Patterns = None,
     exclude_modules: Patterns = None,
-    layers_to_transform: int | Iterable[int] | None = None,
+    layers_to_transform: Indices = None,
     layers_pattern: Patterns = None,
 ) -> dict[str, Layer]:
-    """The layers to record, by name, in the model's order.
+    """The layers to record, by name, in the model's order. A module with several names is one layer, under the first.
 
     Raises:
         SelectionError: a pattern matches nothing (the nearest names are offered), or nothing is left.
-        ModelError: a selected module is of no known type, or its weight cannot be edited.
+        ModelError: a selected module is of no known type, or its weight cannot be recorded and edited.
     """
     model = unwrap(model)
-    modules = dict(model.named_modules(remove_duplicate=False))
-    modules.pop("", None)
-    supported = [name for name, module in modules.items() if layer_type(module) is not None]
-    if target_modules is None:
-        functional = {name for name, _ in _functional_children(model)}
-        chosen = [name for name in supported if name not in functional]
-    else:
-        chosen = _match(target_modules, list(modules), supported, "target_modules", model)
-    if exclude_modules is not None:
-        out = set(_match(exclude_modules, list(modules), supported, "exclude_modules", model))
-        chosen = [name for name in chosen if name not in out]
-    if layers_to_transform is not None:
-        chosen = _in_blocks(chosen, layers_to_transform, layers_pattern)
-    elif layers_pattern is not None:
-        raise SelectionError("Expected layers_to_transform with layers_pattern, got the pattern alone. Add the indices.")
-    seen: set[int] = set()
-    layers = {}
-    for name in chosen:
-        if id(modules[name]) not in seen:  # one module under two names is one layer
-            seen.add(id(modules[name]))
-            layers[name] = describe(name, modules[name])
-    if not layers:
-        kinds = sorted({type(m).__name__ for m in modules.values() if next(m.parameters(recurse=False), None) is not None})
-        raise SelectionError(
-            f"Expected at least one layer to record, got none. The model has {len(supported)} layers of known types"
-            + (f"; modules with parameters are of types {', '.join(kinds)}." if kinds else ".")
-            + " Loosen the patterns, or register a layer type (lashley.layers.Layer)."
-        )
-    return layers
+    modules = _named_modules(model)
+    chosen = _choose(model, target_modules, exclude_modules, layers_to_transform, layers_pattern)
+    if not chosen:
+        raise SelectionError(_nothing_left(model, modules))
+    return {name: describe(name, modules[name]) for name in chosen}
 
 
 def survey(
     model: nn.Module,
     target_modules: Patterns = None,
     exclude_modules: Patterns = None,
-    layers_to_transform: int | Iterable[int] | None = None,
+    layers_to_transform: Indices = None,
     layers_pattern: Patterns = None,
 ) -> list[Entry]:
-    """Every module that has parameters: what is recorded, what is skipped and why."""
+    """Every module that has parameters or is of a known layer type: what is recorded, what is skipped and why.
+
+    What `select` would refuse is listed as skipped, so that everything can be seen at once.
+
+    Raises:
+        SelectionError: a pattern matches nothing.
+        ModelError: a pattern selects a module of no known type.
+    """
     model = unwrap(model)
-    blocked = {n: m for n, m in model.named_modules() if layer_type(m) is not None and unusable(m) is not None}
-    functional = dict(_functional_children(model))
-    if target_modules is None and blocked:
-        # A survey lists what select would refuse, instead of stopping at the first.
-        target_modules = [n for n, m in model.named_modules() if layer_type(m) and n not in blocked and n not in functional]
-    chosen = select(model, target_modules, exclude_modules, layers_to_transform, layers_pattern)
-    ties = tied_parameters(model)
+    modules = _named_modules(model)
+    chosen = _choose(model, target_modules, exclude_modules, layers_to_transform, layers_pattern)
+    names = {id(modules[name]): name for name in chosen}
+    functional, ties = _called_as_function(model), tied_parameters(model)
     entries = []
-    for name, module in model.named_modules():
-        if next(module.parameters(recurse=False), None) is None:
+    for first, module in model.named_modules():
+        known = layer_type(module) is not None
+        if not known and next(module.parameters(recurse=False), None) is None:
             continue
+        name = names.get(id(module), first)
         kind, tied = type(module).__name__, ties.get(f"{name}.weight", ())
-        if name in chosen:
-            layer = chosen[name]
+        if id(module) in names and unusable(module) is None:
+            layer = describe(name, module)
             sizes = (layer.matrices, layer.dim, layer.out, layer.bias, layer.moment_bytes)
             entries.append(Entry(name, kind, "record", "", *sizes, tied))
             continue
-        if name in functional:
-            reason = f"{functional[name]} calls it as a function, so its input cannot be seen"
-        elif name in blocked:
-            reason = unusable(module) or ""
-        elif layer_type(module) is not None:
-            reason = "not selected"
-        else:
+        if not known:
             reason = f"no layer type speaks for {kind}"
+        elif not first:
+            reason = _ALONE
+        elif first in functional:
+            reason = "nn.MultiheadAttention calls it as a function, so its input cannot be seen"
+        else:
+            reason = unusable(module) or "not selected"
         entries.append(Entry(name, kind, "skip", reason, tied=tied))
     return entries
 
@@ -133,15 +120,19 @@ def tied_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """For every parameter whose memory has more than one name: the other names."""
     names: dict[tuple[object, ...], list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.is_meta:
-            continue
-        where = (parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride())
-        names.setdefault(where if parameter.numel() else (id(parameter),), []).append(name)
+        where: tuple[object, ...] = (id(parameter),)
+        if parameter.numel() and not parameter.is_meta:
+            where = (parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride())
+        names.setdefault(where, []).append(name)
     return {n: tuple(o for o in group if o != n) for group in names.values() if len(group) > 1 for n in group}
 
 
 def match_names(patterns: Patterns, names: Iterable[str], what: str) -> list[str]:
-    """The names that the patterns match; every entry must match something."""
+    """The names that the patterns match; every entry must match something.
+
+    Args:
+        what: the argument's name, for the error messages.
+    """
     names = list(names)
     if patterns is None:
         return names
@@ -156,53 +147,162 @@ def match_names(patterns: Patterns, names: Iterable[str], what: str) -> list[str
                 f"{nearest(patterns, names)} For names that end in it, give a list: [{patterns!r}]."
             )
         return found
-    entries = list(patterns)
-    if not entries:
-        raise SelectionError(f"Expected {what} to name something, got an empty list. Leave it out to take every layer.")
+    entries = _entries(patterns, what)
     for entry in entries:
-        if not any(n == entry or n.endswith(f".{entry}") for n in names):
-            tails = {n.rsplit(".", 1)[-1] for n in names}
+        if not any(_ends_in(n, entry) for n in names):
+            tails = {n.rsplit(".", 1)[-1]: None for n in names}
             raise SelectionError(
                 f"{what} names {entry!r}, and no module's name equals it or ends in '.{entry}'. "
-                f"{nearest(entry, tails | set(names))}"
+                f"{nearest(entry, [*tails, *names])}"
             )
-    return [n for n in names if any(n == e or n.endswith(f".{e}") for e in entries)]
+    return [n for n in names if any(_ends_in(n, e) for e in entries)]
 
 
-def _match(patterns: Patterns, names: list[str], supported: list[str], what: str, model: nn.Module) -> list[str]:
-    if patterns == "all-linear":
-        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        modules = dict(model.named_modules(remove_duplicate=False))
-        linear = [n for n in supported if not hasattr(modules[n], "kernel_size") and modules[n] is not head]
-        if not linear:
-            raise SelectionError(f'{what}="all-linear" matches nothing: the model has no linear layer but its head.')
-        return linear
-    if isinstance(patterns, str):
-        return match_names(patterns, supported, what)  # ".*" means every layer, not every container
-    return match_names(patterns, names, what)
+def _entries(patterns: Iterable[str], what: str) -> list[str]:
+    try:
+        entries = list(patterns)
+    except TypeError:
+        raise SelectionError(f"Expected {what} to be a text or a list of texts, got {patterns!r}.") from None
+    if not entries:
+        raise SelectionError(f"Expected {what} to name something, got an empty list. Leave it out to take every layer.")
+    if strangers := [e for e in entries if not isinstance(e, str)]:
+        raise SelectionError(f"Expected {what} to be a list of texts, got {strangers[0]!r} in it.")
+    return entries
+
+
+def _ends_in(name: str, entry: str) -> bool:
+    return name == entry or name.endswith(f".{entry}")
+
+
+def _named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """All names of all modules but the model's own, which has none."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    modules.pop("")
+    return modules
+
+
+def _choose(
+    model: nn.Module, targets: Patterns, excluded: Patterns, indices: Indices, layers_pattern: Patterns
+) -> list[str]:
+    """The names that the four arguments leave, one per module."""
+    modules = _named_modules(model)
+    functional = _called_as_function(model)
+    known = [name for name, module in modules.items() if layer_type(module) is not None]
+    if targets is None:
+        chosen = [name for name in known if name not in functional]
+    elif targets == "all-linear":
+        chosen = _all_linear(model, modules, known, functional, "target_modules")
+    elif isinstance(targets, str):
+        chosen = match_names(targets, known, "target_modules")  # ".*" means every layer, not every container
+    else:
+        chosen = match_names(targets, modules, "target_modules")
+    if excluded is not None:
+        if excluded == "all-linear":
+            out = _all_linear(model, modules, known, functional, "exclude_modules")
+        elif isinstance(excluded, str):
+            out = match_names(excluded, known, "exclude_modules")
+        else:
+            entries = _entries(excluded, "exclude_modules")
+            out = match_names(entries, modules, "exclude_modules")
+            _refuse_containers(entries, modules, known)
+        dropped = set(out)
+        chosen = [name for name in chosen if name not in dropped]
+    if indices is not None:
+        chosen = _in_blocks(chosen, indices, layers_pattern)
+    elif layers_pattern is not None:
+        raise SelectionError("Expected layers_to_transform with layers_pattern, got the pattern alone. Add indices.")
+    if strangers := [name for name in chosen if layer_type(modules[name]) is None]:
+        describe(strangers[0], modules[strangers[0]])  # raises: it says which types are known
+    first: dict[int, str] = {}
+    for name in chosen:
+        first.setdefault(id(modules[name]), name)
+    return list(first.values())
+
+
+def _all_linear(
+    model: nn.Module, modules: dict[str, nn.Module], known: Iterable[str], functional: Collection[str], what: str
+) -> list[str]:
+    """PEFT's "all-linear": every linear layer but the output embeddings."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    linear = [
+        name
+        for name in known
+        if not hasattr(modules[name], "kernel_size") and modules[name] is not head and name not in functional
+    ]
+    if not linear:
+        raise SelectionError(f'{what}="all-linear" matches nothing: the model has no linear layer but its head.')
+    return linear
+
+
+def _refuse_containers(entries: Iterable[str], modules: dict[str, nn.Module], known: Collection[str]) -> None:
+    """Excluding a container by name would exclude nothing: like PEFT's, an entry stands for itself alone."""
+    for entry in entries:
+        matched = [name for name in modules if _ends_in(name, entry)]
+        inside = [name for name in known if any(name.startswith(f"{container}.") for container in matched)]
+        if inside and not set(matched) & set(known):
+            raise SelectionError(
+                f"exclude_modules names {entry!r}, which is no layer but holds some, such as {inside[0]!r}; they would "
+                f"all stay in. To leave them out, give a regular expression: r'(.*\\.)?{re.escape(entry)}\\..*'."
+            )
 
 
 def _in_blocks(names: list[str], indices: int | Iterable[int], patterns: Patterns) -> list[str]:
+    """The names inside the blocks with these indices: ``...layers.3.mlp.up`` lies in block 3 of ``layers``."""
     wanted = {indices} if isinstance(indices, int) else set(indices)
-    lists = [patterns] if isinstance(patterns, str) else list(patterns or ())
-    expression = "|".join(re.escape(p) for p in lists) if lists else r"[^.]+"
-    found: dict[str, int] = {}
+    if not wanted:
+        raise SelectionError("Expected layers_to_transform to name a block, got an empty list. Leave it out for all.")
+    lists = None
+    if patterns is not None:
+        lists = _entries([patterns] if isinstance(patterns, str) else patterns, "layers_pattern")
+    block_of: dict[str, int] = {}
     for name in names:
-        if (hit := re.search(rf"(?:^|\.)(?:{expression})\.(\d+)\.", f"{name}.")) is not None:
-            found[name] = int(hit.group(1))
-    if missing := sorted(wanted - set(found.values())):
+        parts = name.split(".")
+        found = [
+            (holder, int(index))
+            for holder, index, _ in zip(parts, parts[1:], parts[2:], strict=False)
+            if index.isdecimal() and (lists is None or holder in lists)
+        ]
+        if len(found) > 1:
+            raise SelectionError(
+                f"Layer {name!r} lies in several numbered lists: {', '.join(holder for holder, _ in found)}. Say which "
+                "one layers_to_transform counts with layers_pattern, or select with a regular expression."
+            )
+        if found:
+            block_of[name] = found[0][1]
+    if missing := sorted(wanted - set(block_of.values())):
+        where = f" of {' or '.join(map(repr, lists))}" if lists else ""
+        blocks = sorted(set(block_of.values()))
         raise SelectionError(
-            f"layers_to_transform asks for block {missing[0]}, and no selected layer lies in it. "
-            + (f"Blocks with selected layers are {sorted(set(found.values()))}." if found else "No layer has a block index")
-            + ("" if found else (f" after {lists}." if lists else "."))
+            f"layers_to_transform asks for block {missing[0]}{where}, and no selected layer lies in it. "
+            + (f"Selected layers lie in blocks {blocks}." if blocks else "None lies in a block.")
         )
-    return [name for name in names if found.get(name) in wanted]
+    return [name for name in names if block_of.get(name) in wanted]
 
 
-def _functional_children(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Layers whose forward is never called: nn.MultiheadAttention hands their weights to a function."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention):
-            for child, _ in module.named_modules():
-                if child:
-                    yield f"{name}.{child}" if name else child, "nn.MultiheadAttention"
+def _called_as_function(model: nn.Module) -> set[str]:
+    """Layers whose forward is never called: nn.MultiheadAttention hands the weight of its out_proj to a function."""
+    return {
+        f"{name}.out_proj" if name else "out_proj"
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.MultiheadAttention)
+    }
+
+
+_ALONE = "it is the model itself and has no name; wrap it: torch.nn.Sequential(layer)"
+
+
+def _nothing_left(model: nn.Module, modules: dict[str, nn.Module]) -> str:
+    if layer_type(model) is not None:
+        return f"Expected a model with layers inside, got a lone {type(model).__name__}: {_ALONE}."
+    known = sum(layer_type(module) is not None for module in modules.values())
+    if known:
+        return (
+            f"Expected at least one layer to record, got none: of {known} layers of known types the patterns and "
+            "indices leave none. Loosen them; lashley.select.survey(model) lists every layer."
+        )
+    kinds = sorted({type(m).__name__ for m in modules.values() if next(m.parameters(recurse=False), None) is not None})
+    return (
+        "Expected at least one layer to record, got a model without a layer of a known type"
+        + (f" (its modules with parameters are of types {', '.join(kinds)})" if kinds else "")
+        + ". To add a layer type, subclass lashley.layers.Layer."
+    )

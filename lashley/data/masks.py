@@ -1,37 +1,56 @@
 """Which rows of a batch count.
 
-The default: where a mapping has token labels, the positions with a label (``!= -100``) at decoder sites; else its
-``attention_mask``; else every row. Padding never counts.
+The default: where a mapping has token labels, the positions with a label (``!= -100``); else its ``attention_mask``;
+else every row. Padding never counts. In an encoder-decoder model labels speak for what the decoder makes, and
+``attention_mask`` for the encoder and for what the decoder's cross-attention reads of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lashley.errors import DataError
 
-__all__ = ["default_mask", "fit_mask"]
+__all__ = ["Part", "default_mask", "fit_mask"]
+
+Part = Literal["whole", "encoder", "decoder"]
 
 
-def default_mask(batch: object, encoder: bool) -> Tensor | None:
+def default_mask(batch: object, part: Part = "whole") -> Tensor | None:
     """The mask of the default rule, or None for all rows.
 
     Args:
-        encoder: whether the site lies in the encoder of an encoder-decoder model, where labels say nothing.
+        part: where the rows come from: an encoder or a decoder, or the whole of a model that has no such parts.
     """
     if not isinstance(batch, Mapping):
         return None
-    attended, labels = batch.get("attention_mask"), batch.get("labels")
-    attended = attended.bool() if isinstance(attended, Tensor) and attended.dim() == 2 else None
-    if isinstance(labels, Tensor) and labels.dim() == 2 and not labels.is_floating_point() and not encoder:
-        counted = labels != -100
-        # Labels copied from the input ids without masking would count the padding.
-        same = attended is not None and attended.shape == counted.shape and "decoder_input_ids" not in batch
-        return counted & attended if same and attended is not None else counted
-    return attended
+    attended = _attended(batch, "decoder_attention_mask" if part == "decoder" else "attention_mask")
+    labels = batch.get("labels")
+    if part == "encoder" or not isinstance(labels, Tensor) or not _of_tokens(labels, batch, part):
+        return attended
+    counted = labels != -100
+    # Labels copied from the input ids without masking would count the padding.
+    return counted & attended if attended is not None and attended.shape == counted.shape else counted
+
+
+def _attended(batch: Mapping[Any, Any], key: str) -> Tensor | None:
+    mask = batch.get(key)
+    return mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+
+def _of_tokens(labels: Tensor, batch: Mapping[Any, Any], part: Part) -> bool:
+    """Whether these are labels of tokens: ``[B, T]`` integers, one for every position that goes in."""
+    if labels.dim() != 2 or labels.is_floating_point() or labels.dtype == torch.bool:
+        return False
+    if part == "decoder":
+        return True  # the decoder's input is made from them
+    inputs = [batch.get(key) for key in ("input_ids", "inputs_embeds", "attention_mask")]
+    shapes = [x.shape[:2] for x in inputs if isinstance(x, Tensor)]
+    return not shapes or labels.shape in shapes  # other integers [B, K] say what a sample is
 
 
 def fit_mask(mask: object, lead: tuple[int, ...], site: str, given: bool) -> Tensor:
@@ -50,7 +69,7 @@ def fit_mask(mask: object, lead: tuple[int, ...], site: str, given: bool) -> Ten
         return mask
     if mask.dim() > 1 and lead and mask.numel() == lead[0]:
         return mask.reshape(-1)
-    if not given and mask.dim() == 2 and lead and mask.shape[0] == lead[0]:
+    if not given and mask.dim() == 2 and lead == (mask.shape[0],):
         return mask.any(1)
     raise DataError(
         f"A mask of shape {list(mask.shape)} does not fit site {site!r}, whose rows have leading dims {list(lead)}. "

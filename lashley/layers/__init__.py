@@ -4,8 +4,20 @@ Importing this package registers the types it speaks for: `torch.nn.Linear` and 
 `torch.nn.Conv1d`, `Conv2d` and `Conv3d` (`conv`). To add one, subclass `Layer`; see ``docs/layers.md``.
 """
 
+from __future__ import annotations
+
 from lashley.layers.base import Layer, describe, layer_type, unwrap
+from lashley.layers.check import deviation
 from lashley.layers.conv import ConvLayer
 from lashley.layers.linear import LinearLayer, TransposedLinearLayer
 
-__all__ = ["ConvLayer", "Layer", "LinearLayer", "TransposedLinearLayer", "describe", "layer_type", "unwrap"]
+__all__ = [
+    "ConvLayer",
+    "Layer",
+    "LinearLayer",
+    "TransposedLinearLayer",
+    "describe",
+    "deviation",
+    "layer_type",
+    "unwrap",
+]

@@ -3,25 +3,27 @@
 A `Layer` is a plain description: names, sizes and settings, no module and no tensor. It turns the module's input into
 rows, its output into responses and its weight into matrices, such that for every matrix ``m``
 
-    responses(output)[m] = rows(input)[m] @ matrix(weight)[m].T + bias[m]
+    responses(output)[m] = rows(input)[m] @ matrix(weight)[m].T + biases(bias)[m]
 
 Legend: M matrices (groups of a convolution, else 1), O outputs and D columns of each, lead: leading dims of the rows.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lashley.errors import ModelError, StoreError, nearest
 
-__all__ = ["Layer", "describe", "layer_type", "unwrap"]
+__all__ = ["Layer", "describe", "layer_type", "unusable", "unwrap"]
+
+Spoken = type[nn.Module] | str  # a module class, or its dotted name
+_SPEAKERS: dict[str, type[Layer]] = {}  # dotted name of a module class -> the layer type that speaks for it
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,16 @@ class Layer(ABC):
         class ScaledLinearLayer(Layer, speaks_for="my_package.ScaledLinear"):
             ...
 
-    ``speaks_for`` is the module class or its dotted name (so that a library need not be imported to be supported).
-    Subclasses of that class count as it.
+    ``speaks_for`` is the module class or its dotted name (so that a library need not be imported to be supported), or
+    several of them. Subclasses of that class count as it. Fields that a subclass adds hold numbers, texts and tuples of
+    them: they are compared, hashed and saved with every recording.
 
     Attributes:
         name: the module's name in the model.
         type: the module's class name.
         out, dim: O and D of each matrix.
         matrices: M.
-        bias: whether the module has a bias.
+        bias: whether the module has a bias, of M times O numbers.
         shape: of the module's weight.
     """
 
@@ -52,12 +55,10 @@ class Layer(ABC):
     bias: bool
     shape: tuple[int, ...]
 
-    _speakers: ClassVar[dict[str, type[Layer]]] = {}
-
-    def __init_subclass__(cls, speaks_for: type[nn.Module] | str | tuple[type[nn.Module] | str, ...] = (), **kw: Any):
-        super().__init_subclass__(**kw)
+    def __init_subclass__(cls, speaks_for: Spoken | tuple[Spoken, ...] = (), **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
         for spoken in speaks_for if isinstance(speaks_for, tuple) else (speaks_for,):
-            Layer._speakers[spoken if isinstance(spoken, str) else _dotted(spoken)] = cls
+            _SPEAKERS[spoken if isinstance(spoken, str) else _dotted(spoken)] = cls
 
     @classmethod
     @abstractmethod
@@ -80,18 +81,26 @@ class Layer(ABC):
     def weight(self, matrix: Tensor) -> Tensor:
         """The inverse of `matrix`: ``[M, O, D]`` back in the module's own shape."""
 
-    @property
-    def rows_key(self) -> tuple[Any, ...]:
-        """Two layers that read the same tensor and have equal keys make the same rows, and share one moment."""
-        return (type(self).__name__, self.dim, self.matrices)
-
     def biases(self, bias: Tensor) -> Tensor:
         """The module's bias as ``[M, O]``; its inverse is ``reshape(-1)``."""
         return bias.reshape(self.matrices, self.out)
 
+    def batched(self, x: Tensor) -> Tensor:
+        """The input with samples along its first dim. A type whose module takes a lone sample adds that dim here."""
+        return x
+
     def lead(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The leading dims of the rows that an input of this shape makes."""
+        """The leading dims of the rows that an input of this shape makes. The first runs over samples."""
         return tuple(self.rows(torch.empty(shape, device="meta")).shape[1:-1])
+
+    @property
+    def rows_key(self) -> tuple[Any, ...]:
+        """What decides how an input becomes rows: layers that read one tensor with equal keys share one moment.
+
+        By default the layer type, D, M and every field that the type adds.
+        """
+        added = [f.name for f in fields(self) if f.name not in _OWN_FIELDS]
+        return (self.__class__, self.dim, self.matrices, *(getattr(self, name) for name in added))
 
     @property
     def moment_bytes(self) -> int:
@@ -99,26 +108,39 @@ class Layer(ABC):
         return self.matrices * 8 * (self.dim * (self.dim + 1) // 2 + self.dim)
 
     def to_json(self) -> dict[str, Any]:
-        return {"layer": type(self).__name__, **asdict(self)}
+        return {"layer": self.__class__.__name__, **asdict(self)}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Layer:
-        known = {cls.__name__: cls for cls in Layer._speakers.values()}
-        name = values["layer"]
+        """The inverse of `to_json`.
+
+        Raises:
+            StoreError: of a type that is not registered, or whose fields were others when it was written.
+        """
+        known = {cls.__name__: cls for cls in _SPEAKERS.values()}
+        name = values.get("layer")
         if name not in known:
             raise StoreError(
-                f"Expected a known layer type, got {name!r}. {nearest(name, known)} "
+                f"Expected a known layer type, got {name!r}. {nearest(str(name), known)} "
                 "If it is your own class, import its module before loading."
             )
         cls = known[name]
-        frozen = {f.name: _freeze(values[f.name]) for f in fields(cls)}
-        return cls(**frozen)
+        wanted, came = {f.name for f in fields(cls)}, {key for key in values if key != "layer"}
+        if wanted != came:
+            raise StoreError(
+                f"Expected a {name} with the fields {sorted(wanted)}, got {sorted(came)}: it was written by another "
+                "version of that class. Use that version, or record again."
+            )
+        return cls(**{key: _frozen(values[key]) for key in wanted})
+
+
+_OWN_FIELDS = {f.name for f in fields(Layer)}
 
 
 def layer_type(module: nn.Module) -> type[Layer] | None:
     """Who speaks for this module: the nearest registered class among its own and its bases, or None."""
     for cls in type(module).__mro__:
-        if (speaker := Layer._speakers.get(_dotted(cls))) is not None:
+        if (speaker := _SPEAKERS.get(_dotted(cls))) is not None:
             return speaker
     return None
 
@@ -133,7 +155,7 @@ def describe(name: str, module: nn.Module) -> Layer:
     if speaker is None:
         raise ModelError(
             f"Expected {name!r} to be of a known layer type, got {type(module).__name__}. "
-            f"Known are {', '.join(sorted(k.rsplit('.', 1)[-1] for k in Layer._speakers))}; "
+            f"Known are {', '.join(sorted(k.rsplit('.', 1)[-1] for k in _SPEAKERS))}; "
             "subclass lashley.layers.Layer to add one."
         )
     if (reason := unusable(module)) is not None:
@@ -142,36 +164,40 @@ def describe(name: str, module: nn.Module) -> Layer:
 
 
 def unusable(module: nn.Module) -> str | None:
-    """Why the weight of a module of a known type cannot be recorded and edited; None if it can."""
-    if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
-        return (
-            "its weight is parametrized, so an edit of it would be overwritten at the next forward pass. Bake it in with "
-            "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')."
-        )
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, nn.parameter.UninitializedParameter):
-        return "it is lazy and has no weight yet. Run one batch through the model first."
-    if not isinstance(weight, nn.Parameter):
-        return (
-            f"expected a weight that is a parameter, got {type(weight).__name__}. Remove the weight norm, or exclude "
-            "the layer with exclude_modules."
-        )
-    if not weight.dtype.is_floating_point or weight.dtype.itemsize < 2:
-        return (
-            f"expected floating point weights of 16 bits or more, got {weight.dtype}. Dequantise the model, or exclude "
-            "the layer with exclude_modules."
-        )
-    if weight.is_meta:
-        return "expected weights in memory, got a tensor on the meta device. Load the checkpoint's weights first."
+    """Why a module of a known type cannot be recorded and edited, as sentences; None if it can."""
+    for which in ("weight", "bias"):
+        if torch.nn.utils.parametrize.is_parametrized(module, which):
+            return (
+                f"its {which} is parametrized, so an edit of it would be overwritten at the next forward pass. Bake it "
+                f"in with torch.nn.utils.parametrize.remove_parametrizations(module, {which!r})."
+            )
+        parameter = getattr(module, which, None)
+        if which == "bias" and parameter is None:
+            continue
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            return f"it is lazy and has no {which} yet. Run one batch through the model first."
+        if not isinstance(parameter, nn.Parameter):
+            return (
+                f"expected a {which} that is a parameter, got {type(parameter).__name__}. If weight norm, spectral "
+                "norm or pruning makes it anew at every pass, make that permanent (torch.nn.utils.remove_weight_norm, "
+                "torch.nn.utils.prune.remove); else leave the layer out with exclude_modules."
+            )
+        if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 2:
+            return (
+                f"expected a {which} of floating point numbers of 16 bits or more, got {parameter.dtype}. Dequantise "
+                "the model, or leave the layer out with exclude_modules."
+            )
+        if parameter.is_meta:
+            return f"expected a {which} in memory, got one on the meta device. Load the checkpoint's weights first."
     return None
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The module a user wrote, inside torch.compile's and data-parallel wrappers (hooks do not fire on the former)."""
+    """The module a user wrote, inside torch.compile's and data-parallel wrappers (hooks do not fire in the former)."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"Expected a torch.nn.Module, got {type(model).__name__}.")
     while True:
-        if isinstance(inner := model.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):
+        if isinstance(inner := model._modules.get("_orig_mod"), nn.Module):
             model = inner
         elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = model.module
@@ -184,10 +210,6 @@ def _dotted(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _freeze(value: Any) -> Any:
-    return tuple(_freeze(v) for v in value) if isinstance(value, list) else value
-
-
-def window(size: int, kernel: int, stride: int, dilation: int) -> int:
-    """How many positions a kernel takes along an axis."""
-    return math.floor((size - dilation * (kernel - 1) - 1) / stride) + 1
+def _frozen(value: Any) -> Any:
+    """JSON knows lists only; a layer holds tuples."""
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value

@@ -8,13 +8,12 @@ convolution read blocks of channels and have a matrix each (depthwise: one per c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lashley.errors import RecordingError
-from lashley.layers.base import Layer, window
+from lashley.layers.base import Layer
 
 __all__ = ["ConvLayer"]
 
@@ -55,19 +54,17 @@ class ConvLayer(Layer, speaks_for=(nn.Conv1d, nn.Conv2d, nn.Conv3d)):
             padding_mode=module.padding_mode,
         )
 
-    @property
-    def rows_key(self) -> tuple[Any, ...]:
-        geometry = (self.kernel, self.stride, self.dilation, self.padding, self.padding_mode)
-        return ("patches", self.dim, self.matrices, *geometry)
+    def batched(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(0) if x.dim() == len(self.kernel) + 1 else x
 
     def rows(self, x: Tensor) -> Tensor:
         axes = len(self.kernel)
         channels = self.matrices * self.shape[1]
-        if x.dim() == axes + 1:
-            x = x.unsqueeze(0)
+        x = self.batched(x)
         if x.dim() != axes + 2 or x.shape[1] != channels:
             raise RecordingError(
-                f"Layer {self.name!r} expected an input of {axes + 2} dims with {channels} channels, got {list(x.shape)}."
+                f"Expected layer {self.name!r} to read {axes + 2} dims with {channels} channels, got {list(x.shape)}. "
+                "Check the batch, or leave the layer out with exclude_modules."
             )
         if any(before or after for before, after in self.padding):
             flat = [n for pair in reversed(self.padding) for n in pair]
@@ -80,9 +77,7 @@ class ConvLayer(Layer, speaks_for=(nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return patches.permute(order).reshape(self.matrices, n, *positions, self.dim)
 
     def responses(self, output: Tensor) -> Tensor:
-        if output.dim() == len(self.kernel) + 1:
-            output = output.unsqueeze(0)
-        grouped = output.unflatten(1, (self.matrices, self.out))  # [N, G, O, *positions]
+        grouped = self.batched(output).unflatten(1, (self.matrices, self.out))  # [N, G, O, *positions]
         return grouped.movedim(1, 0).movedim(2, -1)
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -95,7 +90,7 @@ class ConvLayer(Layer, speaks_for=(nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         axes = len(self.kernel)
         n = shape[0] if len(shape) == axes + 2 else 1
         settings = zip(shape[-axes:], self.kernel, self.stride, self.dilation, self.padding, strict=True)
-        return (n, *(window(size + sum(pad), k, s, d) for size, k, s, d, pad in settings))
+        return (n, *(_window(size + sum(pad), k, s, d) for size, k, s, d, pad in settings))
 
 
 def _padding(
@@ -114,7 +109,12 @@ def _patches(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilati
     """All patches as a view: ``[N, C, *positions, *kernel]``."""
     n, c, *sizes = x.shape
     sn, sc, *strides = x.stride()
-    positions = [window(*v) for v in zip(sizes, kernel, stride, dilation, strict=True)]
+    positions = [_window(*v) for v in zip(sizes, kernel, stride, dilation, strict=True)]
     steps = [st * s for st, s in zip(strides, stride, strict=True)]
     reach = [st * d for st, d in zip(strides, dilation, strict=True)]
     return x.as_strided((n, c, *positions, *kernel), (sn, sc, *steps, *reach))
+
+
+def _window(size: int, kernel: int, stride: int, dilation: int) -> int:
+    """How many positions a kernel takes along an axis; none where it is longer, which the module itself refuses."""
+    return max(0, (size - dilation * (kernel - 1) - 1) // stride + 1)

@@ -22,12 +22,11 @@ class LinearLayer(Layer, speaks_for=nn.Linear):
         out, dim = weight.shape
         return cls(name, type(module).__name__, out, dim, 1, module.bias is not None, (out, dim))
 
-    @property
-    def rows_key(self) -> tuple[object, ...]:
-        return ("last dimension", self.dim)  # shared with Conv1D: both read the same rows
+    def batched(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(0) if x.dim() == 1 else x
 
     def rows(self, x: Tensor) -> Tensor:
-        return x.reshape(1, 1, -1) if x.dim() == 1 else x.unsqueeze(0)
+        return self.batched(x).unsqueeze(0)
 
     def responses(self, output: Tensor) -> Tensor:
         return self.rows(output)
@@ -37,6 +36,9 @@ class LinearLayer(Layer, speaks_for=nn.Linear):
 
     def weight(self, matrix: Tensor) -> Tensor:
         return matrix.squeeze(0)
+
+    def lead(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shape[:-1]) or (1,)
 
 
 @dataclass(frozen=True)
