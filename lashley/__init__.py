@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lashley.edit import inject_ as inject_
     from lashley.edit import injected as injected
     from lashley.edit import recalibrate_batchnorm_ as recalibrate_batchnorm_
+    from lashley.edit import sweep as sweep
     from lashley.engram import Engram as Engram
     from lashley.estimators import Projection as Projection
     from lashley.estimators import Ridge as Ridge
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from lashley.recording import Recording as Recording
     from lashley.recording import merge as merge
     from lashley.spectrum import Cut as Cut
-    from lashley.sweep import sweep as sweep
 
 __version__ = "0.1.0"
 
@@ -50,7 +50,7 @@ _HOME = {
     "injected": "edit",
     "compare": "edit",
     "recalibrate_batchnorm_": "edit",
-    "sweep": "sweep",
+    "sweep": "edit",
 }
 
 __all__ = [*_HOME, "errors", "strength"]

@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lashley.errors import EditError, SelectionError, SolveError, nearest
+from lashley.errors import EditError, SelectionError, SolveError, StoreError, nearest
 from lashley.estimators import Estimator, Solution
 from lashley.layers import Layer
 from lashley.provenance import digest, environment
 from lashley.select import Patterns, match_names
 from lashley.store import Reader, writing
 
-__all__ = ["Delta", "Engram"]
+__all__ = ["Delta", "Engram", "check_finite", "widest"]
 
 _KIND, _VERSION = "engram", 1
 
@@ -31,10 +32,10 @@ class Delta:
     Attributes:
         layer: the layer's description.
         bias: the delta of the bias, in the bias's shape, or None where no bias was absorbed.
-        factors: ``(A [O, r], B [r, D])`` with ``A @ B`` the delta of the layer's matrix, when the target had fewer rows
-            than columns; else None. As a LoRA adapter: ``lora_B = A``, ``lora_A = B``.
-        base_norm: ``||W||_F`` of the weight the engram was solved for.
-        base: fingerprint of that weight.
+        factors: ``(A [O, r], B [r, D])`` with ``A @ B`` the delta of the layer's matrix, when the target had fewer
+            rows than columns; else None. As a LoRA adapter: ``lora_B = A``, ``lora_A = B``.
+        base: fingerprint of the weight the engram was solved for; "" for a sum over different weights.
+        base_norm: ``||W||_F`` of that weight; nan for such a sum.
         solutions: how each matrix was solved, or () for a sum of engrams.
     """
 
@@ -63,48 +64,62 @@ class Delta:
 
     @property
     def weight(self) -> Tensor:
-        """The delta of the weight, in the module's own shape. Multiplied out at each call when it is held as factors."""
+        """The delta of the weight, in the module's own shape. Multiplied out at each call when held as factors."""
         if self._dense is not None:
             return self._dense
         assert self.factors is not None
         a, b = self.factors
-        return self.layer.weight((a @ b).unsqueeze(0))
+        wide = widest(a.device)  # and out of reach of autocast and TF32
+        return self.layer.weight((a.to(wide) @ b.to(wide)).to(a.dtype).unsqueeze(0))
 
     @property
     def norm(self) -> float:
         """``||E||_F`` of the weight's delta, without the bias."""
-        return torch.linalg.vector_norm(self.weight, dtype=torch.float64).item()
+        if self.factors is None:
+            return torch.linalg.vector_norm(self.weight, dtype=widest(self.weight.device)).item()
+        a, b = (factor.to(widest(factor.device)) for factor in self.factors)
+        return math.sqrt(max(0.0, ((a.T @ a) * (b @ b.T)).sum().item()))  # ||A B||^2 = tr(A'A B B')
 
     def to(self, device: torch.device | str) -> Delta:
-        return self._map(lambda t: t.to(device))
+        """The delta with its tensors on ``device``."""
 
-    def _map(self, f: Any) -> Delta:
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device)
+
+        return self._map(move, move)
+
+    def scaled(self, factor: float) -> Delta:
+        """``factor`` times the delta."""
+        return self._map(lambda tensor: tensor * factor, lambda tensor: tensor)
+
+    def _map(self, f: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> Delta:
+        """``f`` of every tensor, but ``second`` of the second factor."""
         return Delta(
             self.layer,
             weight=None if self._dense is None else f(self._dense),
-            factors=None if self.factors is None else (f(self.factors[0]), f(self.factors[1])),
+            factors=None if self.factors is None else (f(self.factors[0]), second(self.factors[1])),
             bias=None if self.bias is None else f(self.bias),
             base=self.base,
             base_norm=self.base_norm,
             solutions=self.solutions,
         )
 
-    def scaled(self, factor: float) -> Delta:
-        return Delta(
-            self.layer,
-            weight=None if self._dense is None else self._dense * factor,
-            factors=None if self.factors is None else (self.factors[0] * factor, self.factors[1]),
-            bias=None if self.bias is None else self.bias * factor,
-            base=self.base,
-            base_norm=self.base_norm,
-            solutions=self.solutions,
-        )
+    def fits(self, layer: Layer) -> bool:
+        """Whether ``layer`` reads its weight the way this delta's layer does."""
+        ours = self.layer
+        return type(ours) is type(layer) and (ours.shape, ours.matrices) == (layer.shape, layer.matrices)
 
     def plus(self, other: Delta) -> Delta:
-        if self.layer.shape != other.layer.shape:
+        """The sum of two deltas of one layer; of factors, as long as that is smaller, else dense.
+
+        Raises:
+            EditError: the layers are of different types or shapes.
+        """
+        if not self.fits(other.layer):
             raise EditError(
-                f"Expected layer {self.layer.name!r} to have one shape in both engrams, got {list(self.layer.shape)} and "
-                f"{list(other.layer.shape)}: they are of different models."
+                f"Expected layer {self.layer.name!r} to be the same in both engrams, got {self.layer.type} "
+                f"{list(self.layer.shape)} and {other.layer.type} {list(other.layer.shape)}. They are of different "
+                "models; use select() to leave the layer out."
             )
         biases = [b for b in (self.bias, other.bias) if b is not None]
         same = self.base == other.base
@@ -124,19 +139,23 @@ class Delta:
 
     def __repr__(self) -> str:
         rank = f", rank {self.factors[0].shape[1]}" if self.factors is not None else ""
-        return f"Delta({self.layer.name!r}, {list(self.layer.shape)}{rank}{', with bias' if self.bias is not None else ''})"
+        bias = ", with bias" if self.bias is not None else ""
+        return f"Delta({self.layer.name!r}, {list(self.layer.shape)}{rank}{bias})"
 
 
 class Engram(Mapping[str, Delta]):
     """What the concepts are responsible for: ``{layer: Delta}`` in the model's order.
 
-    ``a + b``, ``a - b``, ``-a``, ``0.5 * a`` and ``a / 2`` work layer by layer; a layer that only one of them has is taken
-    as zero in the other.
+    ``a + b``, ``a - b``, ``-a``, ``0.5 * a`` and ``a / 2`` work layer by layer, and so does ``sum([a, b])``; a layer
+    that only one of them has is taken as zero in the other.
 
     Attributes:
         concepts: ``{name: weight}``; a pooled list has the weight 1 for each.
         estimator: that made it, or None for a sum of engrams of different estimators.
+        made_by: versions and machine (`lashley.provenance.environment`).
     """
+
+    __array_ufunc__ = None  # NumPy's numbers leave the multiplication to us
 
     def __init__(
         self,
@@ -154,7 +173,9 @@ class Engram(Mapping[str, Delta]):
         try:
             return self._deltas[layer]
         except KeyError:
-            raise SelectionError(f"Expected a layer of this engram, got {layer!r}. {nearest(layer, self._deltas)}") from None
+            raise SelectionError(
+                f"Expected a layer of this engram, got {layer!r}. {nearest(str(layer), self._deltas)}"
+            ) from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._deltas)
@@ -178,7 +199,8 @@ class Engram(Mapping[str, Delta]):
     def weight_norms(self) -> dict[str, float]:
         """``{layer: ||E||_F / ||W||_F}``, without biases (W-Norm, paper section 7).
 
-        It moves several-fold with the spectral cut: never report it without ``engram.estimator``.
+        It moves several-fold with the spectral cut: never report it without ``engram.estimator``. Of a layer whose
+        weight is all zeros it is 0, and of a sum over different weights nan.
         """
         return {name: delta.norm / delta.base_norm if delta.base_norm else 0.0 for name, delta in self.items()}
 
@@ -188,14 +210,16 @@ class Engram(Mapping[str, Delta]):
         return self._with({name: self._deltas[name] for name in names})
 
     def to(self, device: torch.device | str) -> Engram:
+        """The engram with its tensors on ``device``."""
         return self._with({name: delta.to(device) for name, delta in self.items()})
 
     def _with(self, deltas: Mapping[str, Delta]) -> Engram:
         return Engram(deltas, self.concepts, self.estimator, self.made_by)
 
     def __mul__(self, factor: float) -> Engram:
-        if not isinstance(factor, int | float):
+        if not isinstance(factor, Real) or isinstance(factor, bool):
             return NotImplemented
+        factor = float(factor)
         if not math.isfinite(factor):
             raise EditError(f"Expected a finite factor, got {factor}.")
         scaled = {name: delta.scaled(factor) for name, delta in self.items()}
@@ -204,11 +228,11 @@ class Engram(Mapping[str, Delta]):
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: float) -> Engram:
-        if not isinstance(divisor, int | float):
+        if not isinstance(divisor, Real) or isinstance(divisor, bool):
             return NotImplemented
         if divisor == 0:
             raise EditError("Expected a divisor other than 0.")
-        return self * (1 / divisor)
+        return self * (1 / float(divisor))
 
     def __neg__(self) -> Engram:
         return self * -1.0
@@ -224,11 +248,18 @@ class Engram(Mapping[str, Delta]):
             concepts[name] = concepts.get(name, 0.0) + weight
         return Engram(deltas, concepts, self.estimator if self.estimator == other.estimator else None, self.made_by)
 
+    def __radd__(self, other: int) -> Engram:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # where sum() starts
+
     def __sub__(self, other: Engram) -> Engram:
         return self + -other if isinstance(other, Engram) else NotImplemented
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the engram to a folder, complete or not at all."""
+        """Write the engram to a folder, complete or not at all.
+
+        Raises:
+            StoreError: the folder has other files in it, or it could not be written; what was there is untouched.
+        """
         tensors: dict[str, Tensor] = {}
         entries = []
         for number, (name, delta) in enumerate(self.items()):
@@ -260,18 +291,25 @@ class Engram(Mapping[str, Delta]):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Engram:
-        """Read an engram that `save` wrote."""
+        """Read an engram that `save` wrote; its tensors are on the CPU.
+
+        Raises:
+            StoreError: not an engram, damaged, or written by a newer version.
+        """
         reader = Reader(path, _KIND, _VERSION)
         tensors = reader.tensors("engram.safetensors")
         deltas = {}
         for number, entry in enumerate(reader.manifest["layers"]):
-            parts = {part: tensors.get(f"{number}.{part}") for part in ("weight", "A", "B", "bias")}
-            a, b = parts["A"], parts["B"]
+            weight, a, b, bias = (tensors.get(f"{number}.{part}") for part in ("weight", "A", "B", "bias"))
+            if weight is None and (a is None or b is None):
+                raise StoreError(
+                    f"Expected the delta of layer {entry['name']!r} in {path}, got none. Copy the folder again."
+                )
             deltas[entry["name"]] = Delta(
                 Layer.from_json(entry["layer"]),
-                weight=parts["weight"],
+                weight=weight,
                 factors=(a, b) if a is not None and b is not None else None,
-                bias=parts["bias"],
+                bias=bias,
                 base=entry["base"],
                 base_norm=math.nan if entry["base_norm"] is None else entry["base_norm"],
                 solutions=tuple(Solution.from_json(s) for s in entry["solutions"]),
@@ -279,6 +317,11 @@ class Engram(Mapping[str, Delta]):
         made = reader.manifest["estimator"]
         estimator = None if made is None else Estimator.from_json(made)
         return cls(deltas, reader.manifest["concepts"], estimator, reader.manifest["made_by"])
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest floating point type a device has: float64, but for Apple's GPUs."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def check_finite(name: str, *tensors: Tensor | None) -> None:

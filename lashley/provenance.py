@@ -1,13 +1,15 @@
 """What made this: versions, fingerprints, the command.
 
-A fingerprint is a short text that changes when a tensor's content changes. It reads the whole tensor once
-(two sums) and hashes a strided sample of its bytes, so that fingerprinting a large model costs a fraction of
-a second. It finds mistakes (another checkpoint, an edited layer, a shard recorded twice); it is no defence
-against someone who wants two tensors to look the same.
+A fingerprint is a short text that changes when a tensor's content changes. It adds up the bit patterns of the numbers,
+as integers that wrap around, in a few thousand columns. The order of such sums does not matter, so the fingerprint is
+the same on every device and with any number of threads; a change of any single number shows. The tensor is read once.
+It finds mistakes (another checkpoint, an edited layer, a shard recorded twice); it is no defence against someone who
+wants two tensors to look the same.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import platform
 import shlex
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "digest", "environment", "fingerprint"]
 
-_SAMPLE = 4096  # elements of a tensor that are hashed byte for byte
+_COLUMNS = 4093  # a prime: rows of a matrix do not line up with it, so that exchanging two of them shows
+_ROWS = 1024  # summed at a time, because integer sums widen their input first
 
 
 def digest(*parts: object) -> str:
@@ -34,45 +37,46 @@ def digest(*parts: object) -> str:
 
 
 def fingerprint(tensor: torch.Tensor) -> str:
-    """Fingerprint of one tensor: dtype, shape, sum, sum of squares, and a strided sample of its elements."""
+    """Fingerprint of one tensor: dtype, shape, and the bit patterns of its numbers summed in columns."""
     import torch
 
     with torch.no_grad():
-        flat = tensor.detach().reshape(-1)
+        flat = tensor.detach()
         if flat.is_complex():
-            flat = torch.view_as_real(flat).reshape(-1)
-        step = max(1, flat.numel() // _SAMPLE)
-        sample = flat[::step][: _SAMPLE + 1].cpu()
-        sums: tuple[float, ...] = ()
-        if flat.numel() and flat.dtype.is_floating_point:
-            # A float32 sum of float16 or bfloat16 would be exact enough; of float32 it would not see small edits.
-            wide = torch.float32 if flat.device.type == "mps" else torch.float64
-            sums = (flat.sum(dtype=wide).item(), torch.linalg.vector_norm(flat, dtype=wide).item())
-        elif flat.numel():
-            sums = (flat.sum().item(),)
-        raw = sample.contiguous().view(torch.uint8).numpy().tobytes() if sample.numel() else b""
-        return digest(str(tensor.dtype), tuple(tensor.shape), sums, raw)
+            flat = torch.view_as_real(flat.resolve_conj())
+        flat = flat.reshape(-1)
+        bits = flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.itemsize])
+        whole = len(bits) // _COLUMNS * _COLUMNS
+        sums = torch.zeros(_COLUMNS, dtype=torch.int64, device=bits.device)
+        for rows in bits[:whole].view(-1, _COLUMNS).split(_ROWS):
+            sums += rows.sum(0, dtype=torch.int64)
+        parts = (part.cpu().numpy().tobytes() for part in (sums, bits[whole:]))
+        return digest(str(tensor.dtype), tuple(tensor.shape), *parts)
 
 
 def command() -> str:
-    """The command line of this process as a person would type it (the programme without its folder)."""
+    """The command line of this process as a person would type it, programs without their folders."""
     if not sys.argv or not sys.argv[0]:
         return "python"
-    head = Path(sys.argv[0])
-    name = f"python -m {head.parent.name}" if head.name == "__main__.py" else head.name
-    return shlex.join([*name.split(), *sys.argv[1:]])
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = Path(sys.argv[0]).name
+    if module is not None:  # python -m
+        head = ["python", "-m", module.name.removesuffix(".__main__")]
+    elif program == "-c" or program.endswith(".py"):
+        head = ["python", program]
+    else:
+        head = [program]
+    return shlex.join([*head, *sys.argv[1:]])
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine facts that can change a number; a package that is not installed is left out."""
-    found = {}
-    for package in ("lashley", "torch", "numpy", "safetensors", "transformers", "scikit-learn"):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue  # an optional package: its absence is visible in the result
+    """Versions and machine facts that can change a number.
+
+    A package that is not installed is left out. ``threads`` and ``devices`` (the accelerators, once this process has
+    used one) are there when torch is.
+    """
     facts: dict[str, Any] = {
-        "versions": found,
+        "versions": dict(_versions()),
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
@@ -81,5 +85,17 @@ def environment() -> dict[str, Any]:
         import torch
 
         facts["threads"] = torch.get_num_threads()
-        facts["devices"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        used = torch.cuda.device_count() if torch.cuda.is_initialized() else 0
+        facts["devices"] = [torch.cuda.get_device_name(i) for i in range(used)]
     return facts
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("lashley", "torch", "numpy", "safetensors", "transformers", "scikit-learn"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # an optional package: its absence shows in the result
+    return found

@@ -1,15 +1,21 @@
 """Folders that are complete or absent: safetensors and a manifest, no pickle.
 
 A folder is written beside its place and renamed into it, the manifest last, so that a manifest's existence means that
-everything it names is there. Each file's checksum is in the manifest and checked when the file is read.
+everything it names is there. The manifest holds a checksum of every file and of itself, compared when they are read.
+
+Replacing a folder exchanges the two in one step where the system can (Linux). Elsewhere it takes two renames: should
+the machine stop between them, both folders are beside the place under hidden names, the old one ending in ``.old``.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import shutil
-import tempfile
+import sys
+import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,113 +28,195 @@ from torch import Tensor
 
 from lashley.errors import StoreError
 
-__all__ = ["MANIFEST", "Reader", "Writer", "read_manifest", "writing"]
+__all__ = ["MANIFEST", "Reader", "Writer", "check_target", "read_manifest", "writing"]
 
 MANIFEST = "manifest.json"
 
 
 class Writer:
-    """Tensors and plain files into a folder under construction."""
+    """Tensors and plain files into a folder under construction.
+
+    Attributes:
+        folder: where it is being written; other files may be put there before `manifest` is called.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.checksums: dict[str, int] = {}
+        self._checksums: dict[str, int] = {}
 
     def tensors(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write ``tensors`` as a safetensors file named ``file``."""
         path = self.folder / file
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(path))
-        self.checksums[file] = _checksum(path)
+        held: dict[str, Tensor] = {}
+        storages: set[int] = set()
+        for name, tensor in tensors.items():
+            tensor = tensor.detach().cpu().contiguous()
+            if (storage := tensor.untyped_storage().data_ptr()) in storages:
+                tensor = tensor.clone()  # the format has no tensors that share memory
+            storages.add(storage)
+            held[name] = tensor
+        save_file(held, str(path))
+        self._checksums[file] = _checksum(path)
 
     def manifest(self, kind: str, version: int, values: Mapping[str, Any]) -> None:
-        """Write the manifest; call it last."""
-        document = {"kind": kind, "version": version, **values, "files": self.checksums}
-        path = self.folder / MANIFEST
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        """Write the manifest, which names every file in the folder; call it last."""
+        for path in _files(self.folder):
+            name = path.relative_to(self.folder).as_posix()
+            if name not in self._checksums:
+                self._checksums[name] = _checksum(path)
+        document = {"kind": kind, "version": version, **values, "files": self._checksums}
+        document["checksum"] = _seal(document)
+        text = json.dumps(document, indent=1, allow_nan=False)
+        (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
     """A folder that appears at ``path`` when the block ends well, replacing what was there, and not at all otherwise.
 
-    Only an empty folder or one with a manifest (our own) is replaced.
+    What is replaced is a folder that lashley wrote and nobody added to, or an empty one; see `check_target`.
     """
-    target = Path(path)
-    if target.is_file():
-        raise StoreError(f"Expected {target} to be a folder or absent, got a file. Choose another name.")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).is_file():
-        raise StoreError(
-            f"Expected {target} to be absent, empty or written by lashley, got a folder with other files. "
-            "Choose another name, or empty it yourself."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    target = check_target(path)
+    # Not tempfile's: a folder made the plain way has the permissions that the user's umask gives.
+    scratch = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
     try:
-        scratch.chmod(0o755)
+        scratch.mkdir(parents=True)
         yield Writer(scratch)
-        for file in scratch.iterdir():
+        if not (scratch / MANIFEST).is_file():
+            raise StoreError(f"Expected a manifest to be written to {target} before the end, got none.")
+        mode = scratch.stat().st_mode & 0o666
+        for file in _files(scratch):
+            file.chmod(mode)  # some writers keep their files to themselves
             _sync(file)
-        _sync(scratch)
+        _sync_folder(scratch)
         _replace(scratch, target)
     except BaseException as error:
         shutil.rmtree(scratch, ignore_errors=True)
-        if isinstance(error, OSError) and not isinstance(error, StoreError):
-            raise StoreError(f"Could not write {target}: {error}. What was there before is untouched.") from error
+        if isinstance(error, OSError | SafetensorError) and not isinstance(error, StoreError):
+            raise StoreError(
+                f"Could not write {target}: {error}. What was there before is untouched. Is there space on the disk, "
+                "and may you write there?"
+            ) from error
         raise
-    _sync(target.parent)
+    _sync_folder(target.parent)
+
+
+def check_target(path: str | os.PathLike[str]) -> Path:
+    """Where `writing` would put a folder, or the reason why it would refuse; to be asked before hours of work.
+
+    Raises:
+        StoreError: there is a file, or a folder with files that lashley did not write. Those are never deleted.
+    """
+    target = Path(path).resolve()
+    try:
+        place = next(folder for folder in (target, *target.parents) if folder.exists())
+        if place != target:
+            if not place.is_dir() or not os.access(place, os.W_OK):
+                raise StoreError(f"Could not write {target}: {place} is no folder to write to. Choose another place.")
+            return target
+        if not target.is_dir():
+            raise StoreError(f"Expected {target} to be a folder or absent, got a file. Choose another name.")
+        ours = _written(target)
+        others = [f.relative_to(target).as_posix() for f in _files(target)]
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"Could not look at {target}: {error}. Choose another place.") from error
+    if others := [name for name in others if name not in ours]:
+        raise StoreError(
+            f"Expected {target} to be absent, empty or as lashley wrote it, got a folder with other files: {others[0]}"
+            + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+            + ". Choose another name, or move them away."
+        )
+    return target
 
 
 class Reader:
-    """A complete folder of the expected kind and of a version we know."""
+    """A complete folder of the expected kind and of a version we know.
+
+    Attributes:
+        folder: where it is.
+        manifest: what `Writer.manifest` was given, with kind, version and files.
+    """
 
     def __init__(self, path: str | os.PathLike[str], kind: str, version: int) -> None:
         self.folder = Path(path)
         self.manifest = read_manifest(path, kind, version)
+        for file in self.manifest["files"]:
+            self._there(file)
 
     def tensors(self, file: str) -> dict[str, Tensor]:
         """The tensors of one file, after its checksum was compared."""
-        path = self.folder / file
-        expected = self.manifest["files"].get(file)
-        if not path.is_file() or expected is None:
-            raise StoreError(f"Expected {path}, which the manifest needs; it is missing. Copy the whole folder again.")
-        if (got := _checksum(path)) != expected:
-            raise StoreError(
-                f"{path} is damaged: expected checksum {expected:08x}, got {got:08x}. Copy the folder again, or record anew."
-            )
+        path, expected = self._there(file), self.manifest["files"][file]
         try:
+            if (got := _checksum(path)) != expected:
+                raise StoreError(
+                    f"{path} is damaged: expected checksum {expected:08x}, got {got:08x}. Copy the folder again, or "
+                    "make it anew."
+                )
             return load_file(str(path))
-        except SafetensorError as error:
-            raise StoreError(f"Expected {path} to be a safetensors file: {error}.") from error
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"Expected {path} to be a safetensors file that can be read: {error}.") from error
+
+    def _there(self, file: str) -> Path:
+        path = self.folder / file
+        if file not in self.manifest["files"] or not path.is_file():
+            kind = self.manifest["kind"]
+            raise StoreError(f"Expected {path}, a part of the {kind}; it is missing. Copy the whole folder again.")
+        return path
 
 
 def read_manifest(path: str | os.PathLike[str], kind: str, version: int) -> dict[str, Any]:
     """The manifest of a folder, if it is one of the expected kind and of a version we know."""
     folder = Path(path)
+    wanted = f"a folder with {'an' if kind[0] in 'aeiou' else 'a'} {kind}"
     if not folder.is_dir():
-        raise StoreError(f"Expected a folder with a {kind}, got {folder}, which {_what(folder)}.")
+        what = "is a file" if folder.exists() else "does not exist"
+        raise StoreError(f"Expected {wanted}, got {folder}, which {what}.")
     file = folder / MANIFEST
     if not file.is_file():
         raise StoreError(
-            f"Expected a folder with a {kind}, got {folder}, which has no {MANIFEST}: it is something else, or writing "
-            "it was interrupted."
+            f"Expected {wanted}, got {folder}, which has no {MANIFEST}: it is something else, or writing it was "
+            "interrupted."
         )
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StoreError(f"Expected {file} to be JSON: {error}. Copy the folder again.") from error
-    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
-        found = manifest.get("kind") if isinstance(manifest, dict) else None
-        raise StoreError(f"Expected a folder with a {kind}, got one with {found or 'something else'} in {folder}.")
+    except (OSError, ValueError) as error:
+        raise StoreError(f"Expected {file} to be JSON that can be read: {error}. Copy the folder again.") from error
+    found = manifest.get("kind") if isinstance(manifest, dict) else None
+    if found != kind:
+        raise StoreError(f"Expected {wanted}, got one with {found or 'something else'} in {folder}.")
     if not isinstance(manifest.get("version"), int) or manifest["version"] > version:
         raise StoreError(
-            f"Expected a {kind} of version {version} or older, got version {manifest.get('version')} in {folder}. "
+            f"Expected {wanted} of version {version} or older, got version {manifest.get('version')} in {folder}. "
             "Upgrade lashley."
+        )
+    if manifest.pop("checksum", None) != _seal(manifest):
+        raise StoreError(
+            f"{file} is damaged or was edited: its checksum does not fit. Copy the folder again, or make it anew."
         )
     return manifest
 
 
-def _what(path: Path) -> str:
-    return "is a file" if path.exists() else "does not exist"
+def _written(folder: Path) -> set[str]:
+    """The files that a manifest of ours names, itself included; none where the manifest is not ours."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return set()
+    if not isinstance(manifest, dict) or not {"kind", "version", "files", "checksum"} <= set(manifest):
+        return set()
+    return {MANIFEST, *manifest["files"]}
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(manifest).encode()):08x}"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if not path.is_dir())
 
 
 def _replace(scratch: Path, target: Path) -> None:
@@ -136,23 +224,44 @@ def _replace(scratch: Path, target: Path) -> None:
     if not target.exists():
         os.rename(scratch, target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    os.rename(target, old / "was")
+    if _exchange(scratch, target):
+        shutil.rmtree(scratch, ignore_errors=True)
+        return
+    old = scratch.with_name(f"{scratch.name}.old")
+    os.rename(target, old)
     try:
         os.rename(scratch, target)
-    except OSError:
-        os.rename(old / "was", target)
+    except BaseException:
+        os.rename(old, target)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step. False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of the kernel's interface
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, where the file system can; some cannot, and nothing but certainty is lost."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _checksum(path: Path) -> int:

@@ -1,10 +1,14 @@
 """Applying engrams to a model, and proving what an edit did."""
 
-from lashley.edit.apply import ablate, ablate_, ablated, inject, inject_, injected
+from __future__ import annotations
+
+from lashley.edit.apply import Alpha, ablate, ablate_, ablated, inject, inject_, injected
 from lashley.edit.batchnorm import recalibrate_batchnorm_
 from lashley.edit.receipt import Change, Receipt, compare
+from lashley.edit.sweep import sweep
 
 __all__ = [
+    "Alpha",
     "Change",
     "Receipt",
     "ablate",
@@ -15,4 +19,5 @@ __all__ = [
     "inject_",
     "injected",
     "recalibrate_batchnorm_",
+    "sweep",
 ]

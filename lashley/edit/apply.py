@@ -1,7 +1,8 @@
 """``W - alpha E`` and ``W + alpha E``: as a copy, in place, or for the length of a `with` block.
 
-All new weights are computed and checked before the first one is written, so that a refused edit leaves every tensor
-bit-identical. Undoing puts the old bytes back; in bfloat16, adding what was subtracted would not.
+Every new weight is computed and checked before the first one is written, so that a refused edit touches nothing; it is
+computed again when it is written, so that only the old bytes and one wide tensor are held. Undoing puts the old bytes
+back; in bfloat16, adding what was subtracted would not.
 """
 
 from __future__ import annotations
@@ -9,170 +10,213 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lashley.edit.receipt import Change, Receipt, measure
-from lashley.edit.ties import check_policy, untie
-from lashley.engram import Engram
+from lashley.edit.receipt import Change, Measure, Receipt, dtype_name, measure, pieces
+from lashley.edit.ties import check_policy, sharers, untie
+from lashley.engram import Delta, Engram, widest
 from lashley.errors import EditError, LashleyWarning, nearest
-from lashley.layers import describe, unwrap
+from lashley.layers import Layer, describe, layer_type, unwrap
 from lashley.provenance import fingerprint
-from lashley.select import tied_parameters
 from lashley.strength import Strength
 
-__all__ = ["ablate", "ablate_", "ablated", "inject", "inject_", "injected"]
+__all__ = ["Alpha", "ablate", "ablate_", "ablated", "inject", "inject_", "injected"]
 
 _LOST = 0.1  # realised error above which rounding has taken a part of the edit that one should know about
 
 Alpha = float | Mapping[str, float] | Strength
+M = TypeVar("M", bound=nn.Module)
 
 
-def ablate(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> nn.Module:
-    """A copy of ``model`` without the engram: ``W - alpha E`` (eq. 7). See `ablate_`."""
-    edited = copy.deepcopy(model)
-    _commit(edited, engram, alpha, -1, tied)
-    return edited
+def ablate(model: M, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> M:
+    """A copy of ``model`` without the engram: ``W - alpha E`` (eq. 7). Arguments and errors as for `ablate_`."""
+    return _copy(model, engram, alpha, -1, tied)
 
 
-def inject(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> nn.Module:
-    """A copy of ``model`` with the engram added: ``W + alpha E``. See `inject_`."""
-    edited = copy.deepcopy(model)
-    _commit(edited, engram, alpha, +1, tied)
-    return edited
+def inject(model: M, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> M:
+    """A copy of ``model`` with the engram added: ``W + alpha E``. Arguments and errors as for `ablate_`."""
+    return _copy(model, engram, alpha, +1, tied)
 
 
 def ablate_(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> Receipt:
     """Subtract the engram in place: ``W - alpha E``.
 
+    The edit is computed in float32 or better and rounded once. Other weights than those the engram was solved for are
+    legal; the receipt says ``base_matches=False``.
+
     Args:
         alpha: a number; ``{layer: number}`` naming every layer of the engram; or a strength (`lashley.strength`).
-        tied: what to do with a weight that has another name too, such as a head tied to the embedding: "skip" it,
-            "untie" it first, or edit "both".
+        tied: what to do with a layer whose weight has another name too, such as a head tied to the embedding: "skip"
+            it, "untie" it first (the layer gets a parameter of its own, unknown to an optimizer made before), or edit
+            "both".
 
     Returns:
         the receipt: what really changed, layer by layer.
 
     Raises:
-        EditError: the engram does not fit the model, or alpha is partial or not finite. Nothing has changed then.
+        EditError: the engram does not fit the model, alpha is partial or not finite, or the new weights would not be
+            finite. Nothing has changed then.
+        ModelError: a weight that cannot be edited: parametrized, quantised, not loaded.
+
+    Warns:
+        LashleyWarning: rounding to the weights' dtype took more than a tenth of the edit, or nothing changed at all.
     """
-    return _commit(model, engram, alpha, -1, tied).receipt
+    return _in_place(model, engram, alpha, -1, tied)
 
 
 def inject_(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> Receipt:
     """Add the engram in place: ``W + alpha E``. Arguments and errors as for `ablate_`."""
-    return _commit(model, engram, alpha, +1, tied).receipt
+    return _in_place(model, engram, alpha, +1, tied)
 
 
 @contextmanager
 def ablated(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> Iterator[Receipt]:
-    """The model without the engram inside the block; the very bytes come back after it, also after an exception."""
-    edit = _commit(model, engram, alpha, -1, tied)
-    try:
-        yield edit.receipt
-    finally:
-        edit.undo()
+    """The model without the engram inside the block; the very bytes come back after it, also after an exception.
+
+    Arguments and errors as for `ablate_`. Blocks may be nested.
+    """
+    with ExitStack() as undo:
+        receipt = _edit(undo, model, engram, alpha, -1, tied)
+        _warn(receipt, stacklevel=4)
+        yield receipt
 
 
 @contextmanager
 def injected(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str = "skip") -> Iterator[Receipt]:
-    """The model with the engram added inside the block; the very bytes come back after it."""
-    edit = _commit(model, engram, alpha, +1, tied)
-    try:
-        yield edit.receipt
-    finally:
-        edit.undo()
+    """The model with the engram added inside the block; the very bytes come back after it. See `ablated`."""
+    with ExitStack() as undo:
+        receipt = _edit(undo, model, engram, alpha, +1, tied)
+        _warn(receipt, stacklevel=4)
+        yield receipt
+
+
+def _copy(model: M, engram: Engram, alpha: Alpha, sign: int, tied: str) -> M:
+    edited = copy.deepcopy(model)
+    _warn(_edit(ExitStack(), edited, engram, alpha, sign, tied), stacklevel=4)
+    return edited
+
+
+def _in_place(model: nn.Module, engram: Engram, alpha: Alpha, sign: int, tied: str) -> Receipt:
+    with ExitStack() as undo:
+        receipt = _edit(undo, model, engram, alpha, sign, tied)
+        _warn(receipt, stacklevel=4)
+        undo.pop_all()  # it went well: there is nothing to take back
+    return receipt
+
+
+def _edit(undo: ExitStack, model: nn.Module, engram: Engram, alpha: Alpha, sign: int, tied: str) -> Receipt:
+    """Make the edit; what takes it back is in ``undo`` before it is done."""
+    check_policy(tied)
+    inner = unwrap(model)
+    if not isinstance(engram, Engram):
+        raise EditError(f"Expected an engram, got {type(engram).__name__}. recording.engram(model, ...) makes one.")
+    strengths = _strengths(engram, alpha)
+    modules = _modules(inner, engram)
+    matches = _base_matches(engram, modules)
+    shared = sharers(inner, engram)
+    if tied == "untie" and shared:
+        untie(undo, inner, {name: modules[name] for name in shared})
+    edited = {name: sign * s for name, s in strengths.items() if tied != "skip" or name not in shared}
+    with torch.no_grad():
+        measured = _write(undo, engram, modules, edited)
+    changes = {}
+    for name in engram:
+        others = ", ".join(shared.get(name, ()))
+        kind = dtype_name(_weight(modules[name]))
+        if name not in edited:
+            changes[name] = Change(name, "skipped", kind, note=f"shared with {others}; see tied=")
+            continue
+        note = "" if not others else f"untied from {others}" if tied == "untie" else f"shared with {others}"
+        alpha_of = -edited[name] + 0.0  # and never -0.0
+        changes[name] = Change(name, dtype=kind, alpha=alpha_of, note=note, **measured[name].numbers())
+    return Receipt(changes, base_matches=matches)
 
 
 @dataclass
-class _Edit:
-    """An edit that was made, and how to take it back."""
+class _Target:
+    """A tensor to be changed, and all that changes it: layers may share it.
 
-    receipt: Receipt
-    written: list[tuple[nn.Module, str, nn.Parameter, Tensor]] = field(default_factory=list)
-    tie_again: Callable[[], None] | None = None
+    Attributes:
+        name: for messages.
+        parameter: the tensor.
+        owners: the modules and attributes that hold it.
+        parts: which part of which delta is added to it, times what.
+    """
 
-    def undo(self) -> None:
-        with torch.no_grad():
-            for module, attribute, parameter, old in reversed(self.written):
-                parameter.copy_(old)
-                setattr(module, attribute, parameter)
-        if self.tie_again is not None:
-            self.tie_again()
+    name: str
+    parameter: nn.Parameter
+    owners: list[tuple[nn.Module, str]] = field(default_factory=list)
+    parts: list[tuple[Delta, str, float]] = field(default_factory=list)
+
+    def step(self) -> Tensor:
+        """What is added to the tensor, in a type that is wide enough for rounding to happen once, when it is stored."""
+        small = self.parameter.dtype.itemsize < 4
+        wide = torch.float32 if small else widest(self.parameter.device)
+        total = torch.zeros_like(self.parameter, dtype=wide)
+        for delta, part, strength in self.parts:
+            total.add_(getattr(delta, part).to(total.device), alpha=strength)
+        return total
+
+    def check(self) -> None:
+        for old, step in pieces(self.parameter, self.step()):
+            if not torch.isfinite((old.to(step.dtype) + step).to(old.dtype)).all():
+                raise EditError(
+                    f"Expected finite weights after the edit, got nan or inf in {self.name} ({dtype_name(old)}). "
+                    "Lower alpha, edit a float32 copy, or check that the weights were finite before."
+                )
+
+    def write(self, undo: ExitStack) -> Measure:
+        old = self.parameter.detach().clone()
+        undo.callback(_put_back, self.parameter, old, self.owners)
+        step = self.step()
+        for new, before, change in pieces(self.parameter, old, step):
+            new.copy_(before.to(change.dtype) + change)
+        return measure(old, self.parameter, step)
 
 
-def _commit(model: nn.Module, engram: Engram, alpha: Alpha, sign: int, tied: str) -> _Edit:
-    check_policy(tied)
-    inner = unwrap(model)
-    strengths = _strengths(engram, alpha)
-    modules = _targets(inner, engram)
-    ties = tied_parameters(inner)
-    shared = {name for name in engram if f"{name}.weight" in ties}
-    matches = _base_matches(engram, modules)
-    skipped = shared if tied == "skip" else set()
-    edited = [name for name in engram if name not in skipped]
-    edit = _Edit(Receipt({}))
-    if tied == "untie" and shared:
-        edit.tie_again = untie(inner, {name: modules[name] for name in engram if name in shared})
-    try:
-        changes = _write(edit, engram, modules, {name: sign * strengths[name] for name in edited})
-    except BaseException:
-        edit.undo()
-        raise
-    for name in engram:
-        others = ", ".join(ties.get(f"{name}.weight", ()))
-        if name in skipped:
-            kind = str(modules[name].weight.dtype).removeprefix("torch.")
-            changes[name] = Change(name, "skipped", kind, note=f"its weight is also {others}; see tied=")
-        elif name in shared:
-            note = f"untied from {others}" if tied == "untie" else f"shared with {others}"
-            changes[name] = Change(**{**vars(changes[name]), "note": note})
-    edit.receipt = Receipt({name: changes[name] for name in engram}, base_matches=matches)
-    _warn(edit.receipt)
-    return edit
+def _put_back(parameter: nn.Parameter, old: Tensor, owners: list[tuple[nn.Module, str]]) -> None:
+    with torch.no_grad():
+        parameter.copy_(old)
+    for module, attribute in owners:
+        setattr(module, attribute, parameter)
 
 
 def _write(
-    edit: _Edit, engram: Engram, modules: Mapping[str, nn.Module], strengths: Mapping[str, float]
-) -> dict[str, Change]:
-    """Compute all new tensors, then write them. ``strengths`` are signed."""
-    steps: list[tuple[str, nn.Module, str, nn.Parameter, Tensor]] = []
+    undo: ExitStack, engram: Engram, modules: Mapping[str, nn.Module], strengths: Mapping[str, float]
+) -> dict[str, Measure]:
+    """Write the new weights, after all of them were checked. ``strengths`` are signed."""
+    targets: dict[tuple[object, ...], _Target] = {}
+    of: dict[str, list[_Target]] = {}
     for name, strength in strengths.items():
         delta = engram[name]
-        for attribute, change in (("weight", delta.weight), ("bias", delta.bias)):
-            if change is None:
-                continue
-            parameter = getattr(modules[name], attribute)
-            step = change.to(parameter.device, _wide(parameter)) * strength
-            steps.append((name, modules[name], attribute, parameter, step))
-    # Two layers may share one tensor (tied="both"): the second change then goes on top of the first.
-    fresh: dict[int, Tensor] = {}
-    for name, _, attribute, parameter, step in steps:
-        start = fresh.get(id(parameter), parameter.detach())
-        new = (start.to(step.dtype) + step).to(parameter.dtype)
-        if not torch.isfinite(new).all():
-            raise EditError(
-                f"Expected finite weights after the edit, got nan or inf in {name}.{attribute} ({parameter.dtype}). "
-                "Lower alpha, or check that the weights were finite before."
-            )
-        fresh[id(parameter)] = new
-    with torch.no_grad():
-        for _, module, attribute, parameter, _ in steps:
-            if (new := fresh.pop(id(parameter), None)) is not None:
-                old = parameter.detach().clone()
-                edit.written.append((module, attribute, parameter, old))
-                parameter.copy_(new)
-    before = {id(parameter): old for _, _, parameter, old in edit.written}
-    changes = {}
-    for name, strength in strengths.items():
-        pairs = [(before[id(p)], p.detach(), step) for n, _, _, p, step in steps if n == name]
-        kind = str(modules[name].weight.dtype).removeprefix("torch.")
-        changes[name] = Change(name, "edited", kind, alpha=-strength, **measure(pairs))
-    return changes
+        for part in ("weight", "bias") if delta.bias is not None else ("weight",):
+            parameter = getattr(modules[name], part)
+            target = targets.setdefault(_memory(parameter), _Target(f"{name}.{part}", parameter))
+            target.owners.append((modules[name], part))
+            target.parts.append((delta, part, strength))
+            of.setdefault(name, []).append(target)
+    for target in targets.values():
+        target.check()
+    measures = {id(target): target.write(undo) for target in targets.values()}
+    found = {}
+    for name, its in of.items():
+        first, *rest = (measures[id(target)] for target in its)
+        found[name] = sum(rest, first)
+    return found
+
+
+def _memory(parameter: Tensor) -> tuple[object, ...]:
+    """Equal for two parameters exactly when they are the same numbers in memory."""
+    if not parameter.numel():
+        return (id(parameter),)
+    return (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride())
 
 
 def _strengths(engram: Engram, alpha: Alpha) -> dict[str, float]:
@@ -182,7 +226,9 @@ def _strengths(engram: Engram, alpha: Alpha) -> dict[str, float]:
     if isinstance(alpha, Mapping):
         for name in alpha:
             if name not in engram:
-                raise EditError(f"Expected alpha to name layers of the engram, got {name!r}. {nearest(str(name), engram)}")
+                raise EditError(
+                    f"Expected alpha to name layers of the engram, got {name!r}. {nearest(str(name), engram)}"
+                )
         if missing := [name for name in engram if name not in alpha]:
             raise EditError(
                 f"Expected alpha for every layer of the engram, got none for {missing[0]!r}"
@@ -193,43 +239,62 @@ def _strengths(engram: Engram, alpha: Alpha) -> dict[str, float]:
     else:
         strengths = dict.fromkeys(engram, alpha)
     for name, value in strengths.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
             raise EditError(f"Expected alpha to be a finite number, got {value!r} for layer {name!r}.")
-    return {name: float(value) for name, value in strengths.items()}
+    return {name: float(strengths[name]) for name in engram}
 
 
-def _targets(model: nn.Module, engram: Engram) -> dict[str, nn.Module]:
+def _modules(model: nn.Module, engram: Engram) -> dict[str, nn.Module]:
     """The module for every layer of the engram; refuses other names, shapes and weights that cannot be edited."""
-    modules = dict(model.named_modules(remove_duplicate=False))
     if not len(engram):
         raise EditError("Expected an engram with at least one layer, got an empty one.")
+    modules = dict(model.named_modules(remove_duplicate=False))
     found = {}
     for name, delta in engram.items():
         if name not in modules:
-            raise EditError(f"Expected the model to have layer {name!r} of the engram. {nearest(name, modules)}")
+            known = [other for other, module in modules.items() if layer_type(module) is not None]
+            raise EditError(f"Expected the model to have layer {name!r} of the engram. {nearest(name, known)}")
         layer = describe(name, modules[name])
-        if layer.shape != delta.layer.shape or type(layer) is not type(delta.layer):
+        if not delta.fits(layer):
             raise EditError(
-                f"Expected layer {name!r} to be {delta.layer.type} {list(delta.layer.shape)} as in the engram, got "
-                f"{layer.type} {list(layer.shape)}. The engram is of another model."
+                f"Expected layer {name!r} to be {_look(delta.layer)} as in the engram, got {_look(layer)}. The engram "
+                "is of another model."
             )
         if delta.bias is not None and not layer.bias:
             raise EditError(
-                f"Expected layer {name!r} to have a bias, because the engram absorbed one; it has none. Solve the engram "
-                "with bias=False for this model."
+                f"Expected layer {name!r} to have a bias, because the engram absorbed one; it has none. Solve the "
+                "engram with bias=False for this model."
+            )
+        if _weight(modules[name]).is_inference() and not torch.is_inference_mode_enabled():
+            raise EditError(
+                f"Expected weights that can be written, got an inference tensor in layer {name!r}. Edit inside "
+                "torch.inference_mode() too, or load the model outside of it."
             )
         found[name] = modules[name]
     return found
 
 
+def _look(layer: Layer) -> str:
+    groups = f" in {layer.matrices} groups" if layer.matrices > 1 else ""
+    return f"{layer.type} {list(layer.shape)}{groups}"
+
+
 def _base_matches(engram: Engram, modules: Mapping[str, nn.Module]) -> bool | None:
     if not all(delta.base for delta in engram.values()):
         return None
-    return all(fingerprint(modules[name].weight) == delta.base for name, delta in engram.items())
+    return all(fingerprint(_weight(modules[name])) == delta.base for name, delta in engram.items())
 
 
-def _warn(receipt: Receipt) -> None:
-    lost = [c for c in receipt.layers.values() if c.error is not None and c.error > _LOST]
+def _weight(module: nn.Module) -> nn.Parameter:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)  # describe() refuses everything else
+    return weight
+
+
+def _warn(receipt: Receipt, stacklevel: int) -> None:
+    """Say what the caller should know; ``stacklevel`` counts from here to the caller's own line."""
+    changes = receipt.layers.values()
+    lost = [c for c in changes if c.error is not None and c.error > _LOST]
     if lost:
         worst = max(lost, key=lambda c: c.error or 0.0)
         warnings.warn(
@@ -237,15 +302,13 @@ def _warn(receipt: Receipt) -> None:
             f"{worst.name!r}: {worst.error:.0%} of the change asked for is missing or extra, {worst.moved:.0%} of the "
             "weights moved. Edit a float32 copy, or raise alpha.",
             LashleyWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
-    if not receipt.changed:
-        why = "every layer was skipped (see tied=)" if len(receipt.skipped) == len(receipt.layers) else "no weight moved"
-        warnings.warn(f"The edit changed nothing: {why}.", LashleyWarning, stacklevel=4)
-
-
-def _wide(parameter: Tensor) -> torch.dtype:
-    """What the edit is computed in: wider than the weight, so that rounding happens once."""
-    if parameter.device.type == "mps" or parameter.dtype.itemsize < 4:
-        return torch.float32
-    return torch.float64
+    if not receipt.changed and any(c.alpha != 0 for c in changes):
+        if len(receipt.skipped) == len(receipt.layers):
+            why = "every layer was skipped because its weight is tied (see tied=)"
+        elif any(c.asked for c in changes):
+            why = f"rounding to {lost[0].dtype} took all of it"
+        else:
+            why = "the engram is zero"
+        warnings.warn(f"The edit changed nothing: {why}.", LashleyWarning, stacklevel=stacklevel)
