@@ -117,14 +117,31 @@ def survey(
 
 
 def tied_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """For every parameter whose memory has more than one name: the other names."""
-    names: dict[tuple[object, ...], list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        where: tuple[object, ...] = (id(parameter),)
-        if parameter.numel() and not parameter.is_meta:
-            where = (parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride())
-        names.setdefault(where, []).append(name)
-    return {n: tuple(o for o in group if o != n) for group in names.values() if len(group) > 1 for n in group}
+    """For every parameter whose memory another parameter has too: the names of those others.
+
+    A module that is registered under several names owns its parameters once: that alone is no tie.
+    """
+    shared: dict[object, dict[tuple[int, str], list[str]]] = {}  # memory -> owner -> names
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for attribute, parameter in module._parameters.items():
+            if parameter is not None:
+                owners = shared.setdefault(_memory(parameter), {})
+                name = f"{prefix}.{attribute}" if prefix else attribute
+                owners.setdefault((id(module), attribute), []).append(name)
+    return {
+        name: tuple(other for another, others in owners.items() if another != owner for other in others)
+        for owners in shared.values()
+        if len(owners) > 1
+        for owner, names in owners.items()
+        for name in names
+    }
+
+
+def _memory(parameter: nn.Parameter) -> object:
+    """What two parameters have in common when writing to one changes the other."""
+    if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta or not parameter.numel():
+        return id(parameter)  # no memory yet, or none at all
+    return (parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride())
 
 
 def match_names(patterns: Patterns, names: Iterable[str], what: str) -> list[str]:

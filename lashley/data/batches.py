@@ -12,7 +12,30 @@ from torch import Tensor, nn
 from lashley.errors import DataError
 from lashley.provenance import digest, fingerprint
 
-__all__ = ["batch_digest", "batch_size", "call", "moved", "total_batches"]
+__all__ = ["batch_digest", "batch_size", "call", "check_batches", "moved", "total_batches"]
+
+
+def check_batches(what: str, batches: object) -> None:
+    """Refuse what would not iterate batches.
+
+    Args:
+        what: how the message calls it.
+    """
+    if isinstance(batches, Tensor | np.ndarray):
+        raise DataError(
+            f"Expected {what} to be an iterable of batches, got a bare {type(batches).__name__} of shape "
+            f"{list(batches.shape)}, which would iterate its samples. Wrap it: [tensor], or tensor.split(batch_size)."
+        )
+    if isinstance(batches, Mapping):
+        raise DataError(
+            f"Expected {what} to be an iterable of batches, got a single mapping with keys {list(batches)[:5]}. "
+            "Wrap it in a list: [batch]."
+        )
+    if isinstance(batches, str | bytes) or not isinstance(batches, Iterable):
+        raise DataError(
+            f"Expected {what} to be an iterable of batches, got {type(batches).__name__}. Give a list of batches, or a "
+            "DataLoader (which also makes batches of a dataset)."
+        )
 
 
 def call(model: nn.Module, batch: object) -> object:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lashley.data.batches import check_batches
 from lashley.errors import DataError
 
 __all__ = ["Members", "check_data", "stream"]
@@ -69,7 +70,7 @@ def check_data(data: object, concept_of: object, names: object = None) -> None:
         )
     if not callable(concept_of):
         raise DataError(f"Expected concept_of to be a function of a batch, got {type(concept_of).__name__}.")
-    _check_batches("the data", data)
+    check_batches("the data", data)
     if names is None:
         return
     given = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else None
@@ -88,7 +89,7 @@ def _check_mapping(data: object) -> None:
     for name, batches in data.items():
         if not isinstance(name, str) or not name:
             raise DataError(f"Expected concepts to be named by texts, got {name!r}. Use str({name!r}).")
-        _check_batches(f"concept {name!r}", batches)
+        check_batches(f"concept {name!r}", batches)
         if isinstance(batches, Iterator):
             if id(batches) in seen:
                 raise DataError(
@@ -96,24 +97,6 @@ def _check_mapping(data: object) -> None:
                     "Give each its own, or a list or DataLoader."
                 )
             seen[id(batches)] = name
-
-
-def _check_batches(what: str, batches: object) -> None:
-    if isinstance(batches, Tensor | np.ndarray):
-        raise DataError(
-            f"Expected {what} to be an iterable of batches, got a bare {type(batches).__name__} of shape "
-            f"{list(batches.shape)}, which would iterate its samples. Wrap it: [tensor], or tensor.split(batch_size)."
-        )
-    if isinstance(batches, Mapping):
-        raise DataError(
-            f"Expected {what} to be an iterable of batches, got a single mapping with keys {list(batches)[:5]}. "
-            "Wrap it in a list: [batch]."
-        )
-    if isinstance(batches, str | bytes) or not isinstance(batches, Iterable):
-        raise DataError(
-            f"Expected {what} to be an iterable of batches, got {type(batches).__name__}. Give a list of batches, or a "
-            "DataLoader (which also makes batches of a dataset)."
-        )
 
 
 class _Labels:
