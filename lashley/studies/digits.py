@@ -122,17 +122,25 @@ class Digits:
         return list(zip(self.train_images.split(256), self.train_labels.split(256), strict=True))
 
 
-@dataclass
-class Clock:
-    """Seconds per step, in the order in which steps were first timed."""
+@dataclass(frozen=True)
+class Subject:
+    """A trained network with everything that was learned about it, and the seconds that took."""
 
+    model: nn.Sequential
+    data: Digits
+    accuracy: list[float]  # per digit, before any edit
+    recording: lashley.Recording
+    paper: list[lashley.Engram]
+    sharpened: list[lashley.Engram]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - start
+    @property
+    def has_batchnorm(self) -> bool:
+        return any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
+
+    def pooled(self, digits: Sequence[int], estimator: lashley.Projection | None = None) -> lashley.Engram:
+        """The engram of several digits as one concept."""
+        return self.recording.engram(self.model, [str(digit) for digit in digits], estimator=estimator)
 
 
 def run(seed: int = 0, quick: bool = False, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -166,7 +174,7 @@ def run(seed: int = 0, quick: bool = False, say: Callable[[str], None] = lambda 
             "train": len(data.train_labels),
             "test": len(data.test_labels),
             "test_per_digit": torch.bincount(data.test_labels, minlength=10).tolist(),
-            "samples": [_pixels(data.train_images[data.train_labels == digit][:6]) for digit in DIGITS],
+            "samples": [_pixels(data.train_images[data.train_labels == digit][:2]) for digit in DIGITS],
         },
         "networks": networks,
         "seconds": round(time.perf_counter() - start, 2),
@@ -200,83 +208,88 @@ def load(seed: int) -> Digits:
 
 
 def _study(network: Network, data: Digits, seed: int, quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    clock = Clock()
     epochs = network.quick_epochs if quick else network.epochs
-    with clock("training"):
-        model = train(network, data, epochs, seed)
-    before = per_digit(model, data)
-    say(f"{network.name}: trained in {clock.seconds['training']:.1f} s, {np.mean(before):.1%} of the test images right")
-
-    with clock("recording"):
-        recording = lashley.record(
-            model, data.batches(), concept_of=lambda batch: batch[1], concept_names=[str(d) for d in DIGITS],
-            dtype=torch.float64, progress=False,
-        )  # fmt: skip
-    with clock("engrams"):
-        paper = [recording.engram(model, str(digit)) for digit in DIGITS]
-    sharpened = [recording.engram(model, str(digit), estimator=SHARPENED) for digit in DIGITS]
+    subject = _find(network, data, epochs, seed)
+    seconds = subject.seconds
     say(
-        f"{network.name}: recorded in {clock.seconds['recording']:.2f} s, "
-        f"ten engrams in {clock.seconds['engrams']:.2f} s"
+        f"{network.name}: trained in {seconds['training']:.1f} s, {np.mean(subject.accuracy):.1%} of the test images "
+        f"right; recorded in {seconds['recording']:.2f} s, ten engrams in {seconds['engrams']:.2f} s"
     )
-
-    with clock("edits"):
-        edits: dict[str, dict[str, Any]] = {
-            "paper": _ablations(model, paper, data, before),
-            "sharpened": _ablations(model, sharpened, data, before),
-        }
-        if _has_batchnorm(model):
-            edits["paper+batchnorm"] = _ablations(model, paper, data, before, recalibrate=True)
-            edits["sharpened+batchnorm"] = _ablations(model, sharpened, data, before, recalibrate=True)
-        edits["mask"] = _masks(model, data, before)
+    with _timed(seconds, "edits"):
+        edits = _edits(subject)
     summary = edits["paper"]["summary"]
     say(
-        f"{network.name}: ablated digit {summary['target_mean']:.1%} right (mean of ten), "
-        f"others fall {100 * summary['others_fall']:.1f} points"
+        f"{network.name}: ablated digit {summary['target_mean']:.1%} right (mean of ten), the others fall by "
+        f"{100 * summary['others_fall']:.1f} points"
     )
     if not quick:
-        with clock("retraining"):
-            edits["retrained"] = _retrained(network, data, epochs, seed, before)
-        say(f"{network.name}: retrained ten times without a digit in {clock.seconds['retraining']:.1f} s")
-
-    with clock("sweep"):
+        with _timed(seconds, "retraining"):
+            edits["retrained"] = _retrained(network, subject, epochs, seed)
+        say(f"{network.name}: retrained ten times without a digit in {seconds['retraining']:.1f} s")
+    with _timed(seconds, "sweep"):
         sweep = {
-            "paper": _sweep(model, paper, data, quick),
-            "sharpened": _sweep(model, sharpened, data, quick),
+            "paper": _sweep(subject, subject.paper, quick),
+            "sharpened": _sweep(subject, subject.sharpened, quick),
         }
-    restored = _restored(model, paper)
-    result = {
+    restored = _restored(subject)
+    say(f"{network.name}: all ten put back, weights {'identical' if restored['identical'] else 'DIFFERENT'}")
+    found = {
         "key": network.key,
         "name": network.name,
         "shape": network.shape,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in subject.model.parameters()),
         "training": {
-            "epochs": epochs, "batch": BATCH, "learning_rate": network.learning_rate,
+            "epochs": epochs,
+            "batch": BATCH,
+            "learning_rate": network.learning_rate,
             "weight_decay": network.weight_decay,
         },
-        "accuracy": {
-            "train": accuracy(model, data.train_images, data.train_labels),
-            "test": accuracy(model, data.test_images, data.test_labels),
-            "per_digit": before,
-        },
-        "features": {"probe": _probe(model, data)},
-        "layers": _layers(recording),
+        "accuracy": {"per_digit": subject.accuracy},
+        "features": {"probe": probe(subject.model, data)},
+        "layers": _layers(subject),
         "edits": edits,
-        "answers": _answers(model, paper, data),
-        "examples": _examples(model, paper, data),
-        "injection": _injections(model, paper, data),
+        "answers": _answers(subject),
+        "examples": _examples(subject),
+        "injection": _injections(subject),
         "sweep": sweep,
-        "overlap": _overlap(recording, model, paper),
+        "overlap": _overlap(subject),
+        "norms": _norms(subject),
         "responses": {
-            "paper": _responses(recording, model, paper),
-            "sharpened": _responses(recording, model, sharpened),
+            "paper": _responses(subject, subject.paper),
+            "sharpened": _responses(subject, subject.sharpened),
         },
-        "norms": _norms(recording, model, paper),
-        "subset": _subset(recording, model, data, before),
+        "subset": _subset(subject),
         "restored": restored,
-    }  # fmt: skip
-    say(f"{network.name}: all ten put back, weights {'identical' if restored['identical'] else 'DIFFERENT'}")
-    return _rounded({**result, "seconds": clock.seconds})
+        "seconds": seconds,
+    }
+    return _rounded(found)
+
+
+def _find(network: Network, data: Digits, epochs: int, seed: int) -> Subject:
+    """Train, record once, and solve for the ten engrams."""
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "training"):
+        model = train(network, data, epochs, seed)
+    with _timed(seconds, "recording"):
+        recording = lashley.record(
+            model,
+            data.batches(),
+            concept_of=lambda batch: batch[1],
+            concept_names=[str(digit) for digit in DIGITS],
+            dtype=torch.float64,
+            progress=False,
+        )
+    with _timed(seconds, "engrams"):
+        paper = [recording.engram(model, str(digit)) for digit in DIGITS]
+    sharpened = [recording.engram(model, str(digit), estimator=SHARPENED) for digit in DIGITS]
+    return Subject(model, data, per_digit(model, data), recording, paper, sharpened, seconds)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - start
 
 
 def train(network: Network, data: Digits, epochs: int, seed: int) -> nn.Sequential:
@@ -306,10 +319,6 @@ def scores(model: nn.Module, images: Tensor) -> Tensor:
     return model(images)
 
 
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    return (scores(model, images).argmax(1) == labels).float().mean().item()
-
-
 def per_digit(model: nn.Module, data: Digits) -> list[float]:
     """Share of each digit's test images that are read correctly."""
     return _shares(scores(model, data.test_images).argmax(1), data.test_labels)
@@ -319,39 +328,46 @@ def _shares(answers: Tensor, labels: Tensor) -> list[float]:
     return [(answers[labels == digit] == digit).float().mean().item() for digit in DIGITS]
 
 
-def _ablations(
-    model: nn.Sequential, engrams: Sequence[lashley.Engram], data: Digits, before: Sequence[float],
-    recalibrate: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    matrix, probe = [], []
+def _edits(subject: Subject) -> dict[str, dict[str, Any]]:
+    """Every way of taking a digit out, ten times each."""
+    edits = {"paper": _ablations(subject, subject.paper), "sharpened": _ablations(subject, subject.sharpened)}
+    if subject.has_batchnorm:
+        edits["paper+batchnorm"] = _ablations(subject, subject.paper, recalibrate=True)
+        edits["sharpened+batchnorm"] = _ablations(subject, subject.sharpened, recalibrate=True)
+    return {**edits, "mask": _masks(subject)}
+
+
+def _ablations(subject: Subject, engrams: Sequence[lashley.Engram], recalibrate: bool = False) -> dict[str, Any]:
+    matrix, recall = [], []
     for digit, engram in zip(DIGITS, engrams, strict=True):
-        edited = lashley.ablate(model, engram, ALPHA)
+        edited = lashley.ablate(subject.model, engram, ALPHA)
         if recalibrate:
-            lashley.recalibrate_batchnorm_(edited, data.without([digit]).batches())
-        matrix.append(per_digit(edited, data))
-        probe.append(_probe(edited, data)[digit])
-    return {"accuracy": matrix, "probe": probe, "summary": _summary(before, matrix)}
+            lashley.recalibrate_batchnorm_(edited, subject.data.without([digit]).batches())
+        matrix.append(per_digit(edited, subject.data))
+        recall.append(probe(edited, subject.data)[digit])
+    return {"accuracy": matrix, "probe": recall, "summary": summarise(subject.accuracy, matrix)}
 
 
-def _masks(model: nn.Sequential, data: Digits, before: Sequence[float]) -> dict[str, Any]:
+def _masks(subject: Subject) -> dict[str, Any]:
     """The trivial rival: the digit is never answered; weights and features stay as they are."""
-    matrix = []
+    data, matrix = subject.data, []
     for digit in DIGITS:
-        logits = scores(model, data.test_images).clone()
+        logits = scores(subject.model, data.test_images).clone()
         logits[:, digit] = -torch.inf
         matrix.append(_shares(logits.argmax(1), data.test_labels))
-    return {"accuracy": matrix, "probe": _probe(model, data), "summary": _summary(before, matrix)}
+    return {"accuracy": matrix, "probe": probe(subject.model, data), "summary": summarise(subject.accuracy, matrix)}
 
 
-def _retrained(network: Network, data: Digits, epochs: int, seed: int, before: Sequence[float]) -> dict[str, Any]:
+def _retrained(network: Network, subject: Subject, epochs: int, seed: int) -> dict[str, Any]:
     """The honest reference: networks of the same recipe that never saw the digit."""
-    matrix, probe, answers = [], [], []
+    data, matrix, recall, answers = subject.data, [], [], []
     for digit in DIGITS:
         model = train(network, data.without([digit]), epochs, seed)
         matrix.append(per_digit(model, data))
-        probe.append(_probe(model, data)[digit])
+        recall.append(probe(model, data)[digit])
         answers.append(_named(model, data, digit))
-    return {"accuracy": matrix, "probe": probe, "answers": answers, "summary": _summary(before, matrix)}
+    summary = summarise(subject.accuracy, matrix)
+    return {"accuracy": matrix, "probe": recall, "answers": answers, "summary": summary}
 
 
 def _named(model: nn.Module, data: Digits, digit: int) -> list[float]:
@@ -360,7 +376,7 @@ def _named(model: nn.Module, data: Digits, digit: int) -> list[float]:
     return (torch.bincount(answers, minlength=len(DIGITS)) / len(answers)).tolist()
 
 
-def _summary(before: Sequence[float], matrix: Sequence[Sequence[float]]) -> dict[str, Any]:
+def summarise(before: Sequence[float], matrix: Sequence[Sequence[float]]) -> dict[str, Any]:
     after = np.array(matrix)
     fall = np.array(before) - after
     others = np.where(np.eye(len(after), dtype=bool), -np.inf, fall)
@@ -374,7 +390,7 @@ def _summary(before: Sequence[float], matrix: Sequence[Sequence[float]]) -> dict
     }
 
 
-def _probe(model: nn.Module, data: Digits, ridge: float = 1e-3) -> list[float]:
+def probe(model: nn.Module, data: Digits, ridge: float = 1e-3) -> list[float]:
     """Recall per digit of a linear read-out fitted anew to the model's last hidden features.
 
     Least squares on one-hot targets with the constant feature, all ten digits of the training split, and a ridge
@@ -392,44 +408,47 @@ def _probe(model: nn.Module, data: Digits, ridge: float = 1e-3) -> list[float]:
     return _shares((features[1] @ readout).argmax(1), data.test_labels)
 
 
-def _answers(model: nn.Module, engrams: Sequence[lashley.Engram], data: Digits) -> list[list[float]]:
+def _answers(subject: Subject) -> list[list[float]]:
     """What a digit's test images are called once it is ablated."""
     table = []
-    for digit, engram in zip(DIGITS, engrams, strict=True):
-        with lashley.ablated(model, engram, ALPHA):
-            table.append(_named(model, data, digit))
+    for digit, engram in zip(DIGITS, subject.paper, strict=True):
+        with lashley.ablated(subject.model, engram, ALPHA):
+            table.append(_named(subject.model, subject.data, digit))
     return table
 
 
-def _examples(model: nn.Module, engrams: Sequence[lashley.Engram], data: Digits) -> list[dict[str, Any]]:
+def _examples(subject: Subject) -> list[dict[str, Any]]:
     """For every digit the first test image that was read correctly and no longer is, if there is one."""
-    original = scores(model, data.test_images).argmax(1)
+    model, images, labels = subject.model, subject.data.test_images, subject.data.test_labels
+    original = scores(model, images).argmax(1)
     examples = []
-    for digit, engram in zip(DIGITS, engrams, strict=True):
+    for digit, engram in zip(DIGITS, subject.paper, strict=True):
         with lashley.ablated(model, engram, ALPHA):
-            answers = scores(model, data.test_images).argmax(1)
-        forgotten = (data.test_labels == digit) & (original == digit) & (answers != digit)
+            answers = scores(model, images).argmax(1)
+        forgotten = (labels == digit) & (original == digit) & (answers != digit)
         for index in forgotten.nonzero().flatten()[:1].tolist():
-            pixels = _pixels(data.test_images[index])[0]
+            pixels = _pixels(images[index])[0]
             examples.append({"digit": digit, "pixels": pixels, "before": digit, "after": int(answers[index])})
     return examples
 
 
-def _injections(model: nn.Sequential, engrams: Sequence[lashley.Engram], data: Digits) -> dict[str, Any]:
+def _injections(subject: Subject) -> dict[str, Any]:
     """Each engram alone in a network whose recorded layers are blank."""
-    blank = copy.deepcopy(model)
+    blank = copy.deepcopy(subject.model)
     with torch.no_grad():
-        for name in engrams[0]:  # an engram carries its share of the bias too, so that a blank layer has neither
+        for name in subject.recording.layers:  # an engram carries its share of the bias too: a blank layer has neither
             for parameter in blank.get_submodule(name).parameters():
                 parameter.zero_()
-    results = {"whole": _called([model] * 10, data)}
-    injected = [lashley.inject(blank, engram, ALPHA) for engram in engrams]
-    results["blank"] = _called(injected, data)
-    if _has_batchnorm(model):
-        for network in injected:
-            lashley.recalibrate_batchnorm_(network, data.batches())
-        results["blank+batchnorm"] = _called(injected, data)
-    return results
+    injected = [lashley.inject(blank, engram, ALPHA) for engram in subject.paper]
+    found = {
+        "whole": _called([subject.model] * len(DIGITS), subject.data),
+        "blank": _called(injected, subject.data),
+    }
+    if subject.has_batchnorm:
+        for model in injected:
+            lashley.recalibrate_batchnorm_(model, subject.data.batches())
+        found["blank+batchnorm"] = _called(injected, subject.data)
+    return found
 
 
 def _called(models: Sequence[nn.Module], data: Digits) -> dict[str, Any]:
@@ -459,24 +478,23 @@ def _alphas(quick: bool) -> tuple[float, ...]:
     return tuple(np.linspace(0, 2, 5 if quick else 11).round(2).tolist())
 
 
-def _sweep(model: nn.Sequential, engrams: Sequence[lashley.Engram], data: Digits, quick: bool) -> dict[str, Any]:
+def _sweep(subject: Subject, engrams: Sequence[lashley.Engram], quick: bool) -> dict[str, Any]:
     """Accuracy ``[alpha, digit]`` of the ablated digit and of the other nine (their mean)."""
-    table = np.array(
-        [
-            [accuracies for _, accuracies in lashley.sweep(model, engram, _alphas(quick), lambda m: per_digit(m, data))]
-            for engram in engrams
-        ]
-    )  # [ablated, alpha, shown]
+
+    def score(model: nn.Module) -> list[float]:
+        return per_digit(model, subject.data)
+
+    swept = [lashley.sweep(subject.model, engram, _alphas(quick), score) for engram in engrams]
+    table = np.array([[accuracies for _, accuracies in row] for row in swept])  # [ablated, alpha, shown]
     target = table[list(DIGITS), :, list(DIGITS)].T
     others = (table.sum(2).T - target) / (len(DIGITS) - 1)
     return {"target": target.tolist(), "others": others.tolist()}
 
 
-def _overlap(recording: lashley.Recording, model: nn.Sequential, engrams: Sequence[lashley.Engram]) -> dict[str, Any]:
+def _overlap(subject: Subject) -> dict[str, Any]:
     """Cosines between engrams, all layers end to end; ``rest``: with the engram of the other nine digits together."""
-    names = [str(digit) for digit in DIGITS]
-    rests = [recording.engram(model, [other for other in names if other != name]) for name in names]
-    cosine, ten = overlap([_tensors(engram) for engram in [*engrams, *rests]]), len(DIGITS)
+    rests = [subject.pooled([other for other in DIGITS if other != digit]) for digit in DIGITS]
+    cosine, ten = overlap([_tensors(engram) for engram in [*subject.paper, *rests]]), len(DIGITS)
     return {"cosine": cosine[:ten, :ten].tolist(), "rest": cosine[:ten, ten:].diagonal().tolist()}
 
 
@@ -484,19 +502,17 @@ def _tensors(engram: lashley.Engram) -> list[Tensor]:
     return [part for delta in engram.values() for part in (delta.weight, delta.bias) if part is not None]
 
 
-def _responses(
-    recording: lashley.Recording, model: nn.Sequential, engrams: Sequence[lashley.Engram]
-) -> dict[str, dict[str, list[float]]]:
-    """How much of a layer's response the engram carries: ``||E_c X|| / ||W X||`` per layer and digit.
+def _responses(subject: Subject, engrams: Sequence[lashley.Engram]) -> dict[str, dict[str, list[float]]]:
+    """How large the engram's response is beside the layer's: ``||E_c X|| / ||W X||`` per layer and digit.
 
     ``own``: X are the rows of digit c itself. ``others``: of the other nine. Both from the recorded moments, because
     ``||E X||^2 = tr(E S E^T)``.
     """
-    weights = model.state_dict()
+    weights = subject.model.state_dict()
     table: dict[str, dict[str, list[float]]] = {}
-    for name, layer in recording.layers.items():
+    for name, layer in subject.recording.layers.items():
         weight = _augmented(layer, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
-        squares = [_square(recording, str(digit), name) for digit in DIGITS]
+        squares = [_square(subject.recording, str(digit), name) for digit in DIGITS]
         total = torch.stack(squares).sum(0)
         edits = [_augmented(layer, engram[name].weight, engram[name].bias) for engram in engrams]
         pairs = list(zip(edits, squares, strict=True))
@@ -522,10 +538,10 @@ def _size(matrix: Tensor, square: Tensor) -> float:
     return (matrix @ square * matrix).sum().clamp(min=0).sqrt().item()
 
 
-def _norms(recording: lashley.Recording, model: nn.Sequential, engrams: Sequence[lashley.Engram]) -> dict[str, Any]:
+def _norms(subject: Subject) -> dict[str, Any]:
     """``||E|| / ||W||`` per layer and digit; and under several cuts its mean over digits and the rank the cut keeps."""
-    ratios = [engram.weight_norms() for engram in engrams]
-    tables = [recording.sensitivity(model, str(digit), CUTS) for digit in DIGITS]
+    ratios = [engram.weight_norms() for engram in subject.paper]
+    tables = [subject.recording.sensitivity(subject.model, str(digit), CUTS) for digit in DIGITS]
     sensitivity = [
         {
             **{key: rows[0][key] for key in ("layer", "cut", "kept", "dim")},
@@ -535,33 +551,30 @@ def _norms(recording: lashley.Recording, model: nn.Sequential, engrams: Sequence
     ]
     return {
         "cut": str(CUTS[0]),
-        "ratio": {name: [ratio[name] for ratio in ratios] for name in engrams[0]},
+        "ratio": {name: [ratio[name] for ratio in ratios] for name in subject.recording.layers},
         "sensitivity": sensitivity,
     }
 
 
-def _subset(
-    recording: lashley.Recording, model: nn.Sequential, data: Digits, before: Sequence[float]
-) -> dict[str, Any]:
+def _subset(subject: Subject) -> dict[str, Any]:
     """Several digits at once, from the same recording."""
-    names = [str(digit) for digit in SUBSET]
-    rows = {"none": list(before)}
-    for key, estimator in (("paper", lashley.Projection()), ("sharpened", SHARPENED)):
-        edited = lashley.ablate(model, recording.engram(model, names, estimator=estimator), ALPHA)
-        rows[key] = per_digit(edited, data)
-        if _has_batchnorm(model):
-            lashley.recalibrate_batchnorm_(edited, data.without(SUBSET).batches())
-            rows[f"{key}+batchnorm"] = per_digit(edited, data)
+    rows = {"none": subject.accuracy}
+    for key, estimator in (("paper", None), ("sharpened", SHARPENED)):
+        edited = lashley.ablate(subject.model, subject.pooled(SUBSET, estimator), ALPHA)
+        rows[key] = per_digit(edited, subject.data)
+        if subject.has_batchnorm:
+            lashley.recalibrate_batchnorm_(edited, subject.data.without(SUBSET).batches())
+            rows[f"{key}+batchnorm"] = per_digit(edited, subject.data)
     return {"digits": list(SUBSET), "accuracy": rows}
 
 
-def _restored(model: nn.Sequential, engrams: Sequence[lashley.Engram]) -> dict[str, Any]:
+def _restored(subject: Subject) -> dict[str, Any]:
     """Every engram out and back, the bytes of all tensors hashed before, in between and after."""
-    before, out, back = checksum(model), [], []
-    for engram in engrams:
-        with lashley.ablated(model, engram, ALPHA):
-            out.append(checksum(model))
-        back.append(checksum(model))
+    before, out, back = checksum(subject.model), [], []
+    for engram in subject.paper:
+        with lashley.ablated(subject.model, engram, ALPHA):
+            out.append(checksum(subject.model))
+        back.append(checksum(subject.model))
     return {"sha256": before, "while_out": out, "back": back, "identical": set(back) == {before}}
 
 
@@ -574,21 +587,17 @@ def checksum(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _layers(recording: lashley.Recording) -> list[dict[str, Any]]:
+def _layers(subject: Subject) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
             "type": layer.type,
             "shape": list(layer.shape),
             "columns": layer.dim + layer.bias,
-            "rows": recording.moment(None, name).count,
+            "rows": subject.recording.moment(None, name).count,
         }
-        for name, layer in recording.layers.items()
+        for name, layer in subject.recording.layers.items()
     ]
-
-
-def _has_batchnorm(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 def _pixels(images: Tensor) -> list[Any]:
