@@ -36,9 +36,10 @@ select
 data
 store
 engram strength
+hooks
 edit
 recording
-hooks recorder
+recorder
 distributed
 sweep criteria trace
 methods metrics
