@@ -22,7 +22,7 @@ EDITS = {
     "paper+batchnorm": "the paper's formula, BatchNorm re-estimated",
     "sharpened": "sharpened",
     "sharpened+batchnorm": "sharpened, BatchNorm re-estimated",
-    "mask": "no edit, but the digit is never answered",
+    "mask": "no edit, the digit is never answered",
     "retrained": "retrained without the digit",
 }
 SUBSETS = {
