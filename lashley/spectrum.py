@@ -254,7 +254,9 @@ class Factor:
             matrix = self.matrix
             matrix.diagonal().add_(lam)
             lower, info = torch.linalg.cholesky_ex(matrix)
-            if info.item() != 0:
+            # A pivot that is zero but for rounding can come out positive, and the inverse would be noise.
+            least = self.dim * EPS64 * matrix.diagonal().max()
+            if info.item() != 0 or lower.diagonal().min().square() <= least:
                 raise _too_little(lam)
             self._ridge = lam, torch.cholesky_inverse(lower)
         return self._ridge[1]
