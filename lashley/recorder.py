@@ -247,27 +247,27 @@ class _Recorder:
         if now.number == 0 and name not in self.first_samples:
             self.first_samples[name] = x[:1].clone()
         if name in self.held:
-            for chosen in self._picks(name, layer.lead(tuple(x.shape)), part, x.device):
+            for chosen in self._picks(layer, layer.lead(tuple(x.shape)), part, x.device):
                 for rows in rows_of(layer, x, chosen):
                     self._add(name, chosen.concept, rows, x)
         if self.stop is not None and self.stop.reached(now.fired):
             raise StopForward
 
-    def _picks(self, name: str, lead: tuple[int, ...], part: Part, device: torch.device) -> list[Pick]:
+    def _picks(self, layer: Layer, lead: tuple[int, ...], part: Part, device: torch.device) -> list[Pick]:
         """Who gets which rows: worked out once a batch for all layers alike, or layer by layer where a user's mask
         may tell them apart.
         """
         now = self.now
         if self.rows is not None:
-            mask = fit_mask(self.rows(now.batch, self._site(name)), lead, name, given=True)
+            mask = fit_mask(self.rows(now.batch, self._site(layer.name)), lead, layer.name, given=True)
             if self.sharing is not None and now.number == 0:
-                self.sharing.note(name, fingerprint(mask))
-            return pick(now.members, mask, lead, device, name)
-        key = (lead, part, device)
+                self.sharing.note(layer.name, fingerprint(mask))
+            return pick(now.members, mask, layer, lead, device)
+        key = (lead, part, device, layer.samples_first)
         if key not in now.picks:
             default = default_mask(now.batch, part)
-            fitted = None if default is None else fit_mask(default, lead, name, given=False)
-            now.picks[key] = pick(now.members, fitted, lead, device, name)
+            fitted = None if default is None else fit_mask(default, lead, layer.name, given=False)
+            now.picks[key] = pick(now.members, fitted, layer, lead, device)
         return now.picks[key]
 
     def _add(self, name: str, concept: str | None, rows: Tensor, x: Tensor) -> None:

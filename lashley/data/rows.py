@@ -34,8 +34,10 @@ class Pick:
     positions: Tensor | None
 
 
-def pick(members: Members, mask: Tensor | None, lead: tuple[int, ...], device: torch.device, site: str) -> list[Pick]:
-    """Who gets what of an input whose rows have these leading dims. Concepts without a sample here are left out.
+def pick(
+    members: Members, mask: Tensor | None, layer: Layer, lead: tuple[int, ...], device: torch.device
+) -> list[Pick]:
+    """Who gets what of an input of the layer, whose rows have these leading dims. Who gets nothing is left out.
 
     Raises:
         DataError: the labels cannot be matched with the input's first dim.
@@ -44,7 +46,7 @@ def pick(members: Members, mask: Tensor | None, lead: tuple[int, ...], device: t
         return []
     if mask is not None:
         mask = mask.to(device)
-    block = _rows_per_sample(members.samples, lead, site)
+    block = _rows_per_sample(members.samples, layer, lead)
     picks = []
     for concept, samples in members.parts:
         if samples is not None:
@@ -67,17 +69,17 @@ def pick(members: Members, mask: Tensor | None, lead: tuple[int, ...], device: t
     return picks
 
 
-def _rows_per_sample(samples: int | None, lead: tuple[int, ...], site: str) -> int:
+def _rows_per_sample(samples: int | None, layer: Layer, lead: tuple[int, ...]) -> int:
     """How many consecutive entries of the first dim belong to one sample."""
     if not samples or lead[0] == samples:
         return 1
     block, rest = divmod(lead[0], samples)
-    sequence_first = len(lead) > 1 and lead[1] == samples
-    if rest or not block or sequence_first:
+    positions_first = not layer.samples_first and len(lead) > 1 and lead[1] == samples
+    if rest or not block or positions_first:
         raise DataError(
-            f"Expected {samples} labels to fit layer {site!r}, whose rows have leading dims {list(lead)}: concept_of "
-            "gives one label per sample, and samples come first. "
-            + ("This input seems to have positions first (batch_first=False). " if sequence_first else "")
+            f"Expected {samples} labels to fit layer {layer.name!r}, whose rows have leading dims {list(lead)}: "
+            "concept_of gives one label per sample, and samples come first. "
+            + ("This input seems to have positions first (batch_first=False). " if positions_first else "")
             + "Give a mapping {concept: batches} instead, or leave the layer out with exclude_modules."
         )
     return block

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,10 @@ class Layer(ABC):
     matrices: int
     bias: bool
     shape: tuple[int, ...]
+
+    samples_first: ClassVar[bool] = False
+    """Whether the module itself takes the first dim of its input for samples, as convolutions do. To others all leading
+    dims are alike, and a model may put positions first."""
 
     def __init_subclass__(cls, speaks_for: Spoken | tuple[Spoken, ...] = (), **keywords: Any) -> None:
         super().__init_subclass__(**keywords)

@@ -34,6 +34,8 @@ class ConvLayer(Layer, speaks_for=(nn.Conv1d, nn.Conv2d, nn.Conv3d)):
     padding: tuple[tuple[int, int], ...]
     padding_mode: str
 
+    samples_first = True
+
     @classmethod
     def of(cls, name: str, module: nn.Module) -> ConvLayer:
         assert isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
