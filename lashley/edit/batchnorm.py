@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lashley.data.batches import call, moved
+from lashley.data.batches import call, check_batches, moved
 from lashley.errors import DataError, ModelError, RecordingError
 from lashley.hooks import at_rest, tapped
 from lashley.layers import unwrap
@@ -48,11 +48,7 @@ def recalibrate_batchnorm_(
             "Expected a model with BatchNorm running statistics, got one without. LayerNorm and GroupNorm keep none, "
             "so there is nothing to recalibrate."
         )
-    if isinstance(batches, Tensor | Mapping | str) or not isinstance(batches, Iterable):
-        raise DataError(
-            f"Expected batches to be an iterable of batches, got a bare {type(batches).__name__}. Wrap a single "
-            "batch in a list: [batch]."
-        )
+    check_batches("batches", batches)
     before = {name: {k: v.clone() for k, v in norm.named_buffers(recurse=False)} for name, norm in norms.items()}
     gathered: dict[str, _Statistics] = {}
 
