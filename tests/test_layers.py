@@ -380,6 +380,17 @@ def test_deviation_of_nothing():
     assert deviation(layer, module, zeros[:0], zeros[:0]) == 0.0
 
 
+def test_deviation_of_an_output_that_overflowed():
+    module, x = nn.Linear(2, 2, bias=False).half(), torch.full((1, 2), 2.0).half()
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor([[60000.0, 60000.0], [1.0, 2.0]]))
+    layer, output = describe("l", module), module(x)
+    assert torch.isinf(output[0, 0])
+    assert deviation(layer, module, x, output) < 1e-3
+    assert deviation(layer, module, x, output + 1) > 0.1
+    assert deviation(layer, module, x, torch.full_like(output, float("nan"))) == 0.0
+
+
 # Wrappers.
 
 
