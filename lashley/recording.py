@@ -21,7 +21,6 @@ from lashley.errors import (
     MomentError,
     SelectionError,
     SolveError,
-    StoreError,
     nearest,
 )
 from lashley.estimators import Estimator, Operator, Projection, SiteMoments, Solution
@@ -172,7 +171,7 @@ class Recording:
             self._check_weights(prints)
         old = _base_parameters(base, self.layers, bias) if base is not None else {}
         deltas: dict[str, Delta] = {}
-        solved: dict[str, list[Solution]] = {}
+        solved: dict[str, list[tuple[Solution, ...]]] = {}
         for number, site in track(enumerate(self.sites), len(self.sites), "solving", "sites", None):
             for augmented in (False, True):
                 readers = [n for n in site.layers if (bias and self.layers[n].bias) == augmented]
@@ -184,12 +183,14 @@ class Recording:
                     operators = self._operators(number, names, against, factors, estimator)
                     for name in readers:
                         part = _delta(self.layers[name], parameters[name], old.get(name), operators, prints[name])
-                        solved.setdefault(name, []).extend(part.solutions)
+                        solved.setdefault(name, []).append(part.solutions)
                         part = part if weight == 1 else part.scaled(weight)
                         deltas[name] = deltas[name].plus(part) if name in deltas else part
-        self._warn([names for names, _ in parts], against, {name: solved[name] for name in self.layers})
-        weights = {name: weight for names, weight in parts for name in names}
-        return Engram({name: deltas[name] for name in self.layers}, weights, estimator)
+        for name, delta in deltas.items():
+            delta.solutions = tuple(_combined(of_a_matrix) for of_a_matrix in zip(*solved[name], strict=True))
+        ordered = {name: deltas[name] for name in self.layers}
+        self._warn([names for names, _ in parts], against, ordered)
+        return Engram(ordered, {name: weight for names, weight in parts for name in names}, estimator)
 
     def sensitivity(
         self,
@@ -210,7 +211,7 @@ class Recording:
         Returns:
             a row per layer and cut: layer, cut, kept (rank of S), dim (size of S), norm (``||E||_F / ||W||_F``), rank
             (effective rank of E), condition, eigengap. For a convolution with groups rank is the mean over them, and
-            kept, condition and eigengap are those of the first. For a weighted sum these three are None.
+            kept, condition and eigengap are those of the first.
         """
         chosen = estimator if estimator is not None else Projection()
         if not isinstance(chosen, Projection):
@@ -224,17 +225,17 @@ class Recording:
             norms = engram.weight_norms()
             for name, delta in engram.items():
                 ranks = [effective_rank(m) for m in delta.layer.matrix(delta.weight)]
-                solution = delta.solutions[0] if delta.solutions else None
+                solution = delta.solutions[0]
                 rows[name].append(
                     {
                         "layer": name,
                         "cut": str(cut),
-                        "kept": solution.rank if solution else None,
-                        "dim": solution.dim if solution else None,
+                        "kept": solution.rank,
+                        "dim": solution.dim,
                         "norm": norms[name],
                         "rank": sum(ranks) / len(ranks),
-                        "condition": solution.condition if solution else None,
-                        "eigengap": solution.eigengap if solution else None,
+                        "condition": solution.condition,
+                        "eigengap": solution.eigengap,
                     }
                 )
         return [row for table in rows.values() for row in table]
@@ -282,32 +283,27 @@ class Recording:
         """
         reader = Reader(path, _KIND, _VERSION)
         manifest = reader.manifest
-        try:
-            concepts = tuple(manifest["concepts"])
-            keys = {str(index): concept for index, concept in enumerate(concepts)}
-            layers = [Layer.from_json(values) for values in manifest["layers"]]
-            sites, moments, pooled = [], [], []
-            for number, entry in enumerate(manifest["sites"]):
-                tensors = reader.tensors(_file(number))
-                sites.append(Site(entry["name"], entry["dim"], tuple(entry["layers"]), entry["rows"]))
-                held = {key: _unpacked(key, facts, tensors) for key, facts in entry["moments"].items()}
-                if manifest["overlapping"]:
-                    pooled.append(held.pop("all"))
-                moments.append({keys[key]: ms for key, ms in held.items()})
-            return cls(
-                concepts=concepts,
-                layers={layer.name: layer for layer in layers},
-                sites=tuple(sites),
-                moments=moments,
-                pooled=pooled if manifest["overlapping"] else None,
-                weights=manifest["weights"],
-                shards=tuple(manifest["shards"]),
-                made_by=manifest["made_by"],
-            )
-        except KeyError as missing:
-            raise StoreError(
-                f"Expected a complete recording in {os.fspath(path)}, got one without {missing}. Copy the folder again."
-            ) from missing
+        concepts = tuple(manifest["concepts"])
+        keys = {str(index): concept for index, concept in enumerate(concepts)}
+        layers = [Layer.from_json(values) for values in manifest["layers"]]
+        sites, moments, pooled = [], [], []
+        for number, entry in enumerate(manifest["sites"]):
+            tensors = reader.tensors(_file(number))
+            sites.append(Site(entry["name"], entry["dim"], tuple(entry["layers"]), entry["rows"]))
+            held = {key: _unpacked(key, facts, tensors) for key, facts in entry["moments"].items()}
+            if manifest["overlapping"]:
+                pooled.append(held.pop("all"))
+            moments.append({keys[key]: ms for key, ms in held.items()})
+        return cls(
+            concepts=concepts,
+            layers={layer.name: layer for layer in layers},
+            sites=tuple(sites),
+            moments=moments,
+            pooled=pooled if manifest["overlapping"] else None,
+            weights=manifest["weights"],
+            shards=tuple(manifest["shards"]),
+            made_by=manifest["made_by"],
+        )
 
     def _held(self, site: int) -> list[tuple[str, list[Moment]]]:
         held = [(str(i), self._moments[site][c]) for i, c in enumerate(self.concepts)]
@@ -408,15 +404,15 @@ class Recording:
         self,
         pools: Sequence[tuple[str, ...]],
         against: tuple[str, ...] | None,
-        solved: Mapping[str, Sequence[Solution]],
+        deltas: Mapping[str, Delta],
     ) -> None:
         def say(text: str) -> None:
             warnings.warn(text, LashleyWarning, stacklevel=4)
 
         names = [name for pooled in pools for name in pooled]
-        rows = {n: min(solutions, key=lambda s: s.reference_rows / s.dim) for n, solutions in solved.items()}
-        if few := [n for n, s in rows.items() if s.reference_rows < _ENOUGH_ROWS * s.dim]:
-            worst = min((rows[n] for n in few), key=lambda s: s.reference_rows / s.dim)
+        solved = {name: delta.solutions for name, delta in deltas.items()}
+        if few := [n for n, (s, *_) in solved.items() if s.reference_rows < _ENOUGH_ROWS * s.dim]:
+            worst = min((solved[n][0] for n in few), key=lambda s: s.reference_rows / s.dim)
             say(
                 f"Fewer than {_ENOUGH_ROWS} rows per column in {_some(few)} (fewest: {worst.reference_rows} rows for "
                 f"{worst.dim} columns). Every direction then looks owned by one concept, and specificity looks perfect "
@@ -497,6 +493,12 @@ def _same(what: str, ours: Any, theirs: Any) -> None:
     raise MomentError(
         f"Expected recordings with the same {what}, got {ours} and {theirs}. Record them with one set-up."
     )
+
+
+def _combined(solutions: Sequence[Solution]) -> Solution:
+    """How the parts of a weighted sum were solved: against one reference, so that only the target differs."""
+    rows, clipped = sum(s.target_rows for s in solutions), max(s.clipped for s in solutions)
+    return replace(solutions[0], target_rows=rows, clipped=clipped)
 
 
 def _delta(layer: Layer, now: Parameters, old: Parameters | None, operators: Sequence[Operator], base: str) -> Delta:

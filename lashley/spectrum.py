@@ -195,7 +195,8 @@ class Factor:
         self.dim = moment.dim + int(augmented)
         self._eigen: Eigen | None = None
         self._cholesky: tuple[Tensor, float, float] | None = None
-        self._full_rank_to = -1.0  # the largest share of lambda_max below which no eigenvalue is known to lie
+        # Shares of lambda_max: below the first no eigenvalue lies, the second was too high to tell without eigenvalues.
+        self._full_rank_to, self._unsure_from = -1.0, math.inf
         self._pinv: tuple[int, Tensor] | None = None
         self._ridge: tuple[float, Tensor] | None = None
 
@@ -210,9 +211,9 @@ class Factor:
         return _finite(self.moment.matrix(self.augmented).to(self.device))
 
     def whiten(self, cut: Cut) -> Whitening:
-        """B for this cut."""
+        """B for this cut. How it is found depends on S and the cut alone, never on what was asked before."""
         relative = cut.relative(self.dim)
-        if self._eigen is None and relative is not None and self._without_eigen(relative):
+        if relative is not None and self._without_eigen(relative):
             assert self._cholesky is not None
             lower, largest, smallest = self._cholesky
             info = self._spectrum(self.dim, relative, largest, smallest, None, "cholesky")
@@ -277,6 +278,8 @@ class Factor:
         """Whether it is certain that every eigenvalue exceeds ``relative * lambda_max``; leaves the factor behind."""
         if self.moment.count < self.dim:
             return False  # the rank is at most n
+        if relative >= self._unsure_from:
+            return False
         if relative <= self._full_rank_to:
             return True
         matrix = self.matrix
@@ -284,6 +287,7 @@ class Factor:
         shifted = matrix.clone()
         shifted.diagonal().sub_(relative * bound)
         if torch.linalg.cholesky_ex(shifted).info.item() != 0:
+            self._unsure_from = relative
             return False
         del shifted
         if self._cholesky is None:

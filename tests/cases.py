@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+
+from lashley.moments import Moment
 
 CONCEPTS = ("a", "b", "c")
 
@@ -180,6 +183,31 @@ CASES = {
         Case("vit", vit, images),
     )
 }
+
+
+def square(rows: Tensor) -> Moment:
+    """The moment of ``rows`` in its square form, however few they are."""
+    moment = Moment.of(rows)
+    lower = torch.ones(moment.dim, moment.dim, dtype=torch.bool).tril()
+    return Moment.unpack({"sum": moment.sum, "triangle": moment.square[lower]}, moment.count)
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, int]:
+    """From now on, how often each of these functions of `torch.linalg` was called."""
+    calls = dict.fromkeys(names, 0)
+
+    def counted(name: str) -> Callable[..., Any]:
+        original = getattr(torch.linalg, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name] += 1
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in names:
+        monkeypatch.setattr(torch.linalg, name, counted(name))
+    return calls
 
 
 def double(value: Any) -> Any:

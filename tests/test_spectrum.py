@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lashley
+from cases import count_calls, square
 from helpers import assert_close, assert_near, gaussian
 from lashley.errors import SolveError
 from lashley.moments import Moment
@@ -32,16 +33,6 @@ def rows_with(eigenvalues: list[float] | Tensor, count: int | None = None, seed:
     return left * values.sqrt() @ orthogonal(dim, seed).T
 
 
-def square(rows: Tensor) -> Moment:
-    """The moment of ``rows`` in its square form, however few they are."""
-    moment = Moment.of(rows)
-    return Moment.unpack({"sum": moment.sum, "triangle": _packed(moment.square)}, moment.count)
-
-
-def _packed(full: Tensor) -> Tensor:
-    return full[torch.ones_like(full, dtype=torch.bool).tril()]
-
-
 def pinv(matrix: Tensor, keep: int) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
     values, vectors = values[-keep:], vectors[:, -keep:]
@@ -50,7 +41,7 @@ def pinv(matrix: Tensor, keep: int) -> Tensor:
 
 def by_eigenvalues(moment: Moment, cut: Cut, augmented: bool = False) -> Whitening:
     factor = Factor(moment, augmented)
-    factor.eigen()  # a factor that has its eigenvalues uses them
+    factor._unsure_from = -1.0  # never without eigenvalues
     return factor.whiten(cut)
 
 
@@ -199,30 +190,26 @@ def test_whitening_is_what_it_says(exponents: list[float], cut: Cut) -> None:
 
 
 def test_cholesky_serves_lower_cuts_and_eigenvalues_higher_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = count(monkeypatch, "eigh", "cholesky")
+    calls = count_calls(monkeypatch, "eigh", "cholesky")
     factor = Factor(square(rows_with([1.0, 0.5, 0.1, 0.01])))
     solvers = [factor.whiten(Cut(rtol=r)).info.solver for r in (1e-3, 1e-4, 2e-3, 0.05, 1e-6, 0.3)]
-    assert solvers == ["cholesky", "cholesky", "cholesky", "eigh", "eigh", "eigh"]
+    assert solvers == ["cholesky", "cholesky", "cholesky", "eigh", "cholesky", "eigh"]
     assert [factor.whiten(Cut(rtol=r)).info.rank for r in (1e-6, 0.05, 0.3)] == [4, 3, 2]
     assert calls == {"eigh": 1, "cholesky": 1}
+    trials = count_calls(monkeypatch, "cholesky_ex")
+    for rtol in (1e-4, 2e-3, 0.05, 0.3):
+        factor.whiten(Cut(rtol=rtol))
+    assert trials["cholesky_ex"] == 0  # what was found out is remembered
 
 
-def count(monkeypatch: pytest.MonkeyPatch, *names: str) -> dict[str, int]:
-    """Counts the calls of functions of `torch.linalg`."""
-    calls = dict.fromkeys(names, 0)
-
-    def counted(name: str) -> Any:
-        original = getattr(torch.linalg, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            calls[name] += 1
-            return original(*args, **kwargs)
-
-        return call
-
-    for name in names:
-        monkeypatch.setattr(torch.linalg, name, counted(name))
-    return calls
+def test_what_was_asked_before_does_not_show() -> None:
+    moment = square(rows_with([1.0, 0.5, 0.1, 0.01]))
+    fresh, used = Factor(moment), Factor(moment)
+    for cut in (Cut(rank=2), Cut(rtol=0.2), Cut(rtol=1e-5)):
+        used.whiten(cut)
+    for cut in (Cut(), Cut(rtol=0.05), Cut(energy=0.9)):
+        assert torch.equal(used.whiten(cut).pinv(), fresh.whiten(cut).pinv())
+        assert used.whiten(cut).info == fresh.whiten(cut).info
 
 
 @pytest.mark.parametrize(
