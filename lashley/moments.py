@@ -133,6 +133,30 @@ class Moment:
             product=self.product,
         )
 
+    def centred(self) -> Moment:
+        """The moment of the rows with their mean taken off: ``(S - s s^T / n, 0, n)``."""
+        if not self.count:
+            return self
+        mean = self.sum / self.count
+        still = torch.zeros_like(self.sum)
+        if self.rows is not None:
+            return Moment(still, self.count, rows=wide(self.rows) - mean)
+        assert self.blocks is not None
+        blocks = tuple(
+            block - torch.outer(self.sum[start:], mean[start:stop])
+            for (start, stop), block in zip(edges(self.dim), self.blocks, strict=True)
+        )
+        return Moment(still, self.count, blocks=blocks, product=self.product)
+
+    def without(self, part: Moment) -> Moment:
+        """The moment of the rows that are not in ``part``, whose rows are all in this one."""
+        if part.dim != self.dim or part.count > self.count:
+            raise MomentError(f"Expected a part of {self}, got {part}.")
+        square = self.square - part.square
+        blocks = tuple(square[start:, start:stop].clone() for start, stop in edges(self.dim))
+        product = _coarser(self.product, part.product)
+        return Moment(self.sum - part.sum, self.count - part.count, blocks=blocks, product=product)
+
     def __add__(self, other: Moment) -> Moment:
         return pool([self, other]) if isinstance(other, Moment) else NotImplemented
 

@@ -368,9 +368,20 @@ class Recording:
         contained = against is None or set(names) <= set(against)
         if self.overlapping and len(names) > 1:
             contained = False  # a row of two concepts counts twice in their pool and once in the reference
+        retained = tuple(n for n in against or self.concepts if n not in names)
         return [
-            estimator.operator(SiteMoments(target.to(factor.device), factor, contained))
-            for target, factor in zip(self._pool(site, names), factors, strict=True)
+            estimator.operator(
+                SiteMoments(
+                    target=target.to(factor.device),
+                    reference=factor,
+                    contained=contained,
+                    names=names,
+                    concepts={name: moments[number] for name, moments in self._moments[site].items()},
+                    retained=retained,
+                    exclusive=not self.overlapping,
+                )
+            )
+            for number, (target, factor) in enumerate(zip(self._pool(site, names), factors, strict=True))
         ]
 
     def _parameters(self, model: nn.Module) -> dict[str, Parameters]:

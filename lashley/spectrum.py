@@ -199,6 +199,14 @@ class Factor:
         self._full_rank_to, self._unsure_from = -1.0, math.inf
         self._pinv: tuple[int, Tensor] | None = None
         self._ridge: tuple[float, Tensor] | None = None
+        self._centred: Factor | None = None
+
+    @property
+    def centred(self) -> Factor:
+        """The factor of ``n C = S - s s^T / n``, never augmented."""
+        if self._centred is None:
+            self._centred = Factor(self.moment.centred(), False, self.device)
+        return self._centred
 
     @property
     def thin(self) -> bool:
@@ -326,6 +334,10 @@ class Whitening:
             return rows @ self._basis.T
         assert self._lower is not None
         return torch.linalg.solve_triangular(self._lower.T, rows.T, upper=True).T
+
+    def divide(self, rows: Tensor) -> Tensor:
+        """``X S^+``: ``[n, D] -> [n, D]``."""
+        return self.back(self.project(rows))
 
     def share(self, square: Tensor) -> Tensor:
         """``R = B^T S_c B``: the share of each kept direction that the concept owns, symmetric ``[k, k]``."""

@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
-from lashley.estimators.base import Estimator, Operator, SiteMoments, Solution
+from lashley.estimators.base import Estimator, OffsetEstimator, Operator, SiteMoments, Solution
+from lashley.estimators.kodge import Kodge
+from lashley.estimators.leace import Leace
+from lashley.estimators.mean_direction import MeanDirection
+from lashley.estimators.mixture import MixtureShift
+from lashley.estimators.null_space import NullSpace
 from lashley.estimators.projection import Projection
 from lashley.estimators.ridge import Ridge
 
-__all__ = ["Estimator", "Operator", "Projection", "Ridge", "SiteMoments", "Solution"]
+__all__ = [
+    "Estimator",
+    "Kodge",
+    "Leace",
+    "MeanDirection",
+    "MixtureShift",
+    "NullSpace",
+    "OffsetEstimator",
+    "Operator",
+    "Projection",
+    "Ridge",
+    "SiteMoments",
+    "Solution",
+]

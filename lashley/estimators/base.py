@@ -7,17 +7,17 @@ weight, so one operator serves every layer that reads the site.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lashley.errors import StoreError, nearest
-from lashley.moments import Moment
-from lashley.spectrum import Cut, Factor
+from lashley.errors import SolveError, StoreError, nearest
+from lashley.moments import Moment, pool
+from lashley.spectrum import Cut, Factor, Spectrum
 
-__all__ = ["Estimator", "Operator", "SiteMoments", "Solution"]
+__all__ = ["Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution"]
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,44 @@ class SiteMoments:
         target: of the concepts whose engram is asked for.
         reference: the factorised moment of the rows that make S.
         contained: whether every target row is also a reference row; then the eigenvalues of ``S_c S^+`` lie in [0, 1].
+        names: the target's concepts.
+        concepts: of every recorded concept.
+        retained: the reference's concepts that are not the target's.
+        exclusive: whether every row belongs to exactly one concept.
     """
 
     target: Moment
     reference: Factor
     contained: bool = True
+    names: tuple[str, ...] = ()
+    concepts: Mapping[str, Moment] = field(default_factory=dict)
+    retained: tuple[str, ...] = ()
+    exclusive: bool = True
 
     @property
     def augmented(self) -> bool:
         return self.reference.augmented
+
+    @property
+    def dim(self) -> int:
+        """D, one more when augmented."""
+        return self.reference.dim
+
+    @property
+    def rest(self) -> Moment:
+        """Of the reference's rows that are not the target's."""
+        if self.exclusive:
+            return pool((self.concept(name) for name in self.retained), self.target.dim)
+        if not self.contained:
+            raise SolveError(
+                "Expected the target inside the reference, to know what the rest is; got overlapping concepts of which "
+                "only some are in the reference. Leave reference= out, or record the target's union as one concept."
+            )
+        return self.reference.moment.to(self.reference.device).without(self.target)
+
+    def concept(self, name: str) -> Moment:
+        """The moment of one concept, where the site is solved."""
+        return self.concepts[name].to(self.reference.device)
 
 
 @dataclass(frozen=True)
@@ -45,15 +74,16 @@ class Solution:
 
     Attributes:
         dim: D, size of the matrix solved.
-        rank: how many eigenvalues were kept.
+        rank: how many eigenvalues were kept; for an estimator without a cut, how many directions it works in.
         rtol: the cut as a share of the largest eigenvalue; None for a cut by rank or energy, or no cut at all.
         condition: largest / smallest kept eigenvalue; None when none was kept, or for an estimator without a cut.
         eigengap: smallest kept / largest dropped eigenvalue; None when nothing above zero was dropped.
-        solver: "cholesky", "eigh", "svd" or "ridge".
+        solver: "cholesky", "eigh" or "svd"; for an estimator without a cut, its own name.
         near_noise: whether the cut lies within ten times of the products' rounding noise.
         target_rows, reference_rows: row counts.
         clipped: by how much the largest share exceeded 1 before it was clipped; 0 when the reference has the target, or
             when nothing is clipped (the paper's formula, ridge).
+        gate: R^2 of the gate, for an estimator that has one (`MixtureShift`).
     """
 
     dim: int
@@ -66,6 +96,30 @@ class Solution:
     target_rows: int
     reference_rows: int
     clipped: float = 0.0
+    gate: float | None = None
+
+    @classmethod
+    def cut(cls, info: Spectrum, site: SiteMoments, *, clipped: float = 0.0, gate: float | None = None) -> Solution:
+        """Of an estimator with a spectral cut."""
+        return cls(
+            dim=info.dim,
+            rank=info.rank,
+            rtol=info.rtol,
+            condition=info.condition,
+            eigengap=info.eigengap,
+            solver=info.solver,
+            near_noise=info.near_noise,
+            target_rows=site.target.count,
+            reference_rows=site.reference.moment.count,
+            clipped=clipped,
+            gate=gate,
+        )
+
+    @classmethod
+    def plain(cls, name: str, site: SiteMoments, rank: int | None = None) -> Solution:
+        """Of an estimator without one."""
+        rank = site.dim if rank is None else rank
+        return cls(site.dim, rank, None, None, None, name, False, site.target.count, site.reference.moment.count)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Solution:
@@ -81,7 +135,7 @@ class Operator:
 
     Attributes:
         left: ``[D, r]``.  right: ``[r, D]``.
-        low_rank: r is the number of rows of a thin target, and below D.
+        low_rank: r is below D: the number of rows of a thin target, or of the directions of a rank-one method.
         solution: how it was solved.
     """
 
@@ -112,6 +166,13 @@ class Estimator(ABC):
     def operator(self, site: SiteMoments) -> Operator:
         """The operator P on the input of this site."""
 
+    def check(self, solutions: Mapping[str, Sequence[Solution]]) -> None:  # noqa: B027
+        """Refuse an engram after all of its layers were solved; by default none is.
+
+        Args:
+            solutions: ``{layer: how each of its matrices was solved}``.
+        """
+
     def to_json(self) -> dict[str, Any]:
         """Name and settings, for manifests."""
         return {"name": type(self).__name__, **asdict(self)}  # type: ignore[call-overload]
@@ -128,3 +189,19 @@ class Estimator(ABC):
         if "cut" in settings:
             settings["cut"] = Cut(**settings["cut"])
         return Estimator._known[name](**settings)
+
+
+@dataclass(frozen=True)
+class OffsetEstimator(Estimator):
+    """An estimator whose edit moves the layer's output by a constant, so that it needs a bias to put it in.
+
+    Attributes:
+        missing_bias: what to do where a layer has none. "refuse"; "add" a bias to the module when the edit is applied; or
+            "fold" it into the running mean of the BatchNorm that reads the layer's output.
+    """
+
+    missing_bias: str = field(default="refuse", kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.missing_bias not in ("refuse", "add", "fold"):
+            raise SolveError(f'Expected missing_bias to be "refuse", "add" or "fold", got {self.missing_bias!r}.')

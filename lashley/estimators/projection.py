@@ -71,7 +71,7 @@ class Projection(Estimator):
         white = site.reference.whiten(self.cut)
         target = site.target
         clipped = 0.0
-        thin = target.thin and target.count < site.reference.dim
+        thin = target.thin and target.count < site.dim
         if thin:
             rows = target.design(site.augmented)
             projected = white.project(rows)
@@ -86,20 +86,7 @@ class Projection(Estimator):
             else:
                 gain, clipped = self._gain(white.share(left), site.contained)
                 right = white.sandwich(gain)
-        info = white.info
-        solution = Solution(
-            dim=info.dim,
-            rank=info.rank,
-            rtol=info.rtol,
-            condition=info.condition,
-            eigengap=info.eigengap,
-            solver=info.solver,
-            near_noise=info.near_noise,
-            target_rows=target.count,
-            reference_rows=site.reference.moment.count,
-            clipped=clipped,
-        )
-        return Operator(left, right, low_rank=thin, solution=solution)
+        return Operator(left, right, thin, Solution.cut(white.info, site, clipped=clipped))
 
     def _gain(self, share: Tensor, contained: bool) -> tuple[Tensor, float]:
         """g(R), and by how much the largest eigenvalue of R was clipped."""

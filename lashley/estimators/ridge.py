@@ -38,22 +38,11 @@ class Ridge(Estimator):
 
     def operator(self, site: SiteMoments) -> Operator:
         target, reference = site.target, site.reference
-        thin = target.thin and target.count < reference.dim
+        thin = target.thin and target.count < site.dim
         if thin:
             rows = target.design(site.augmented)
             left, right = rows.T, reference.damped(rows, self.lam)
         else:
             left = target.matrix(site.augmented)
             right = reference.ridge(self.lam)
-        solution = Solution(
-            dim=reference.dim,
-            rank=reference.dim,
-            rtol=None,
-            condition=None,
-            eigengap=None,
-            solver="ridge",
-            near_noise=False,
-            target_rows=target.count,
-            reference_rows=reference.moment.count,
-        )
-        return Operator(left, right, low_rank=thin, solution=solution)
+        return Operator(left, right, thin, Solution.plain("ridge", site))
