@@ -244,7 +244,7 @@ class Accumulator:
             return total
         self.count += count
         self._sum = total if self._sum is None else self._sum + total
-        limit = _GATHER if self._blocks is not None else max(_GATHER, _thin_limit(self.dim, rows.dtype))
+        limit = _GATHER if self._blocks is not None else max(_GATHER, thin_limit(self.dim, rows.dtype))
         if count >= limit:
             self._multiply(rows)
             return total
@@ -274,7 +274,7 @@ class Accumulator:
         """
         if self._sum is None:
             return [Moment.zero(self.dim) for _ in range(self.matrices)]
-        if self._blocks is None and self.count <= _thin_limit(self.dim, *(r.dtype for r in self._pending)):
+        if self._blocks is None and self.count <= thin_limit(self.dim, *(r.dtype for r in self._pending)):
             rows = torch.cat(self._pending, dim=1).to(self._sum.device)
             return [Moment(s, self.count, rows=r) for s, r in zip(self._sum, rows, strict=True)]
         self._flush()
@@ -295,7 +295,7 @@ class Accumulator:
         dtype = product_dtype(self.dim, rows.dtype, self.dtype)
         self._product = _coarser(self._product, dtype)
         blocks = self._ready(rows)
-        with _full_precision(rows.device):
+        with full_precision(rows.device):
             for piece in rows.split(_AT_ONCE, dim=1):
                 piece = piece.to(dtype)
                 for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
@@ -324,7 +324,7 @@ def _products(rows: Tensor) -> tuple[Tensor, ...]:
     return tuple(rows[:, start:].T @ rows[:, start:stop] for start, stop in edges(rows.shape[1]))
 
 
-def _thin_limit(dim: int, *dtypes: torch.dtype) -> int:
+def thin_limit(dim: int, *dtypes: torch.dtype) -> int:
     """Most rows a thin moment may have: fewer bytes than the packed float64 triangle, and no more rows than columns."""
     size = max((d.itemsize for d in dtypes), default=8)
     return max(1, min(dim, 4 * (dim + 1) // size))
@@ -354,7 +354,7 @@ def wide(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device) -> Iterator[None]:
     """Products in the dtype of their operands: autocast would make them bfloat16, TF32 would drop 13 bits."""
     switches: list[Any] = []
     if _SWITCH_PER_BACKEND:

@@ -33,6 +33,7 @@ from lashley.progress import track
 from lashley.provenance import digest, environment, fingerprint
 from lashley.recording import Recording, Site
 from lashley.select import Indices, Patterns, select
+from lashley.shifts import Shifts
 
 __all__ = ["record"]
 
@@ -195,7 +196,7 @@ class _Recorder:
         self.sharing = Sharing() if share else None
         self.stop = EarlyStop(len(layers)) if forward is None else None
         # For each layer that leads a site: moments by concept; the concept None is every row, where concepts overlap.
-        self.held: dict[str, dict[str | None, Accumulator]] = {name: {} for name in layers}
+        self.held: dict[str, dict[str | None, Accumulator | Shifts]] = {name: {} for name in layers}
         self.first_samples: dict[str, Tensor] = {}
         self.digests: list[str] = []
         self.overlapping = False
@@ -248,8 +249,7 @@ class _Recorder:
             self.first_samples[name] = x[:1].clone()
         if name in self.held:
             for chosen in self._picks(layer, layer.lead(tuple(x.shape)), part, x.device):
-                for rows in rows_of(layer, x, chosen):
-                    self._add(name, chosen.concept, rows, x)
+                self._add(name, chosen, x)
         if self.stop is not None and self.stop.reached(now.fired):
             raise StopForward
 
@@ -270,13 +270,21 @@ class _Recorder:
             now.picks[key] = pick(now.members, fitted, layer, lead, device)
         return now.picks[key]
 
-    def _add(self, name: str, concept: str | None, rows: Tensor, x: Tensor) -> None:
+    def _add(self, name: str, chosen: Pick, x: Tensor) -> None:
+        """The chosen rows of an input, into the moments of their concept."""
         held, layer = self.held[name], self.layers[name]
-        if concept not in held:
-            held[concept] = Accumulator(layer.dim, layer.matrices, self.dtype)
-        owned = rows.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
-        total = held[concept].add(rows, owned=owned)
-        self.now.finite.append((name, torch.isfinite(total).all()))  # a sum is finite exactly when its terms are
+        if (into := held.get(chosen.concept)) is None:
+            into = held[chosen.concept] = layer.accumulator(self.dtype)
+        if isinstance(into, Shifts) and chosen.mask is None:
+            part = x if chosen.samples is None else x.index_select(0, chosen.samples)
+            totals = [into.add_images(layer.images(part), owned=part is not x)]
+        else:
+            here = x.untyped_storage().data_ptr()
+            totals = [
+                into.add(rows, owned=rows.untyped_storage().data_ptr() != here) for rows in rows_of(layer, x, chosen)
+            ]
+        # A sum is finite exactly when its terms are.
+        self.now.finite += [(name, torch.isfinite(total).all()) for total in totals]
 
     def _on_output(self, name: str, output: object) -> None:
         """In the first batch: does the layer compute ``W x + b`` of its first sample?"""

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from lashley.errors import ModelError, StoreError, nearest
+from lashley.moments import Accumulator
+from lashley.shifts import Shifts
 
 __all__ = ["Layer", "describe", "layer_type", "unusable", "unwrap"]
 
@@ -96,6 +98,14 @@ class Layer(ABC):
     def lead(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The leading dims of the rows that an input of this shape makes. The first runs over samples."""
         return tuple(self.rows(torch.empty(shape, device="meta")).shape[1:-1])
+
+    def accumulator(self, dtype: torch.dtype | None = None) -> Accumulator | Shifts:
+        """Where the rows of one concept go. A type whose moments need no rows returns `Shifts`, fed with `images`."""
+        return Accumulator(self.dim, self.matrices, dtype)
+
+    def images(self, x: Tensor) -> Tensor:
+        """The input as `Shifts` takes it."""
+        return x
 
     @property
     def rows_key(self) -> tuple[Any, ...]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lashley.errors import RecordingError
 from lashley.layers.base import Layer
+from lashley.moments import Accumulator
+from lashley.shifts import Shifts
 
 __all__ = ["ConvLayer"]
 
@@ -77,6 +80,32 @@ class ConvLayer(Layer, speaks_for=(nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         patches = patches.unflatten(1, (self.matrices, -1))  # [N, G, C / G, *positions, *kernel]
         order = (1, 0, *range(3, 3 + axes), 2, *range(3 + axes, 3 + 2 * axes))
         return patches.permute(order).reshape(self.matrices, n, *positions, self.dim)
+
+    def accumulator(self, dtype: torch.dtype | None = None) -> Accumulator | Shifts:
+        if not self._keeps_size:
+            return Accumulator(self.dim, self.matrices, dtype)
+        plane = tuple(
+            (1, *values) if len(values) == 1 else values for values in (self.kernel, self.dilation)
+        )  # one axis is a plane of height one
+        return Shifts(self._flat_rows, self.shape[1], self.matrices, *plane, dtype)
+
+    def images(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(2) if len(self.kernel) == 1 else x
+
+    def _flat_rows(self, images: Tensor) -> Tensor:
+        return self.rows(images.squeeze(2) if len(self.kernel) == 1 else images).flatten(1, -2)
+
+    @property
+    def _keeps_size(self) -> bool:
+        """Whether the moment follows from shifted products (`lashley.shifts`)."""
+        return (
+            len(self.kernel) <= 2
+            and max(self.kernel) > 1
+            and all(k % 2 for k in self.kernel)
+            and set(self.stride) == {1}
+            and self.padding_mode == "zeros"
+            and self.padding == _padding("same", self.kernel, self.dilation)
+        )
 
     def responses(self, output: Tensor) -> Tensor:
         grouped = self.batched(output).unflatten(1, (self.matrices, self.out))  # [N, G, O, *positions]
