@@ -27,6 +27,7 @@ PACKAGE = ROOT / "lashley"
 HOUSE = """
 errors provenance progress
 moments
+shifts
 spectrum
 estimators
 geometry
@@ -50,7 +51,7 @@ __main__
 """
 ORDER = {room: place for place, room in enumerate(HOUSE.split())}
 
-TENSORS_ONLY = {"moments", "spectrum", "estimators", "geometry", "stats"}
+TENSORS_ONLY = {"moments", "shifts", "spectrum", "estimators", "geometry", "stats"}
 HARMLESS = """
 __future__ abc collections contextlib dataclasses enum functools itertools logging math numbers operator types typing
 warnings
