@@ -73,6 +73,11 @@ class Delta:
         return self.layer.weight((a.to(wide) @ b.to(wide)).to(a.dtype).unsqueeze(0))
 
     @property
+    def touches(self) -> tuple[str, ...]:
+        """Which tensors of the layer an edit changes: "weight", and "bias" where one was absorbed."""
+        return ("weight",) if self.bias is None else ("weight", "bias")
+
+    @property
     def norm(self) -> float:
         """``||E||_F`` of the weight's delta, without the bias."""
         if self.factors is None:

@@ -4,7 +4,6 @@ what the passes show: which layers read the same tensors, and when the last of t
 
 from __future__ import annotations
 
-import inspect
 import random
 import sys
 import weakref
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from lashley.errors import RecordingError
+from lashley.layers import Layer
+from lashley.layers.base import first_argument
 
 __all__ = ["Diverged", "EarlyStop", "Identities", "Sharing", "StopForward", "at_rest", "tapped"]
 
@@ -62,24 +63,32 @@ def _as_written(model: nn.Module) -> AbstractContextManager[object]:
 def tapped(
     modules: Mapping[str, nn.Module],
     on_input: Callable[[str, Tensor], None],
-    on_output: Callable[[str, object], None] | None = None,
+    on_output: Callable[[str, Tensor], None] | None = None,
+    *,
+    layers: Mapping[str, Layer] | None = None,
 ) -> Iterator[None]:
-    """Call ``on_input(name, tensor)`` before each call of a module, and ``on_output(name, output)`` after it.
+    """Call ``on_input(name, tensor)`` before each call of a module, and ``on_output(name, tensor)`` after it.
 
-    The input is the first argument, also when it is passed by keyword. Hooks are registered on entering, so that a
-    failure half-way leaves none behind.
+    Hooks are registered on entering, so that a failure half-way leaves none behind.
+
+    Args:
+        layers: by the same names, who say what they read and put out when the module is called; without them that is
+            the first argument and the output.
     """
     with ExitStack() as stack:
         for name, module in modules.items():
-            stack.callback(_before(name, module, on_input))
+            layer = None if layers is None else layers[name]
+            stack.callback(_before(name, module, layer, on_input))
             if on_output is not None:
-                stack.callback(_after(name, module, on_output))
+                stack.callback(_after(name, module, layer, on_output))
         yield
 
 
-def _before(name: str, module: nn.Module, on_input: Callable[[str, Tensor], None]) -> Callable[[], None]:
+def _before(
+    name: str, module: nn.Module, layer: Layer | None, on_input: Callable[[str, Tensor], None]
+) -> Callable[[], None]:
     def hook(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-        x = args[0] if args else _first_keyword(module, kwargs)
+        x = first_argument(module, args, kwargs) if layer is None else layer.input_of(module, args, kwargs)
         if not isinstance(x, Tensor):
             raise RecordingError(
                 f"Expected layer {name!r} to be called with a tensor, got {type(x).__name__}. "
@@ -90,17 +99,15 @@ def _before(name: str, module: nn.Module, on_input: Callable[[str, Tensor], None
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
 
 
-def _after(name: str, module: nn.Module, on_output: Callable[[str, object], None]) -> Callable[[], None]:
+def _after(
+    name: str, module: nn.Module, layer: Layer | None, on_output: Callable[[str, Tensor], None]
+) -> Callable[[], None]:
     def hook(module: nn.Module, args: object, output: object) -> None:
-        on_output(name, output)
+        found = output if layer is None else layer.output_of(output)
+        if isinstance(found, Tensor):
+            on_output(name, found)
 
     return module.register_forward_hook(hook).remove
-
-
-def _first_keyword(module: nn.Module, kwargs: Mapping[str, object]) -> object:
-    """The first parameter of ``forward``; where that is only ``**kwargs``, the first tensor."""
-    first = next(iter(inspect.signature(module.forward).parameters), "")
-    return kwargs[first] if first in kwargs else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
 
 
 class Identities:

@@ -6,8 +6,9 @@ Sums, never means: moments of disjoint sets of rows add, so batches, files, proc
 
     S~ = [[S, s], [s^T, n]]
 
-A moment is held in the cheaper of two forms:
+A moment is held in the cheapest form it has:
 
+*diagonal* for one-hot rows (an embedding): the counts of the indices.
 *thin*    the rows themselves, as they came (``N x D``), while that takes less room than the square and
           fewer rows than columns. Nothing is rounded, and an engram solved from it is exactly low rank.
 *square*  the lower block triangle of ``S`` in float64, as block columns ``S[e_j:, e_j:e_{j+1}]``. Only these
@@ -32,6 +33,7 @@ __all__ = ["Accumulator", "Moment", "edges", "pool", "product_dtype", "wide"]
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
 _AT_ONCE = 8192  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
+_WRITTEN_OUT = 16384  # columns up to which a diagonal moment is written out as a square: 2 GiB
 _FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
 _SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
@@ -175,6 +177,8 @@ class Moment:
         """The inverse of `pack`."""
         if "rows" in tensors:
             return cls(tensors["sum"], count, rows=tensors["rows"])
+        if "triangle" not in tensors:
+            return Diagonal(tensors["sum"])
         total, triangle = tensors["sum"], tensors["triangle"]
         dim = total.shape[0]
         if triangle.numel() != dim * (dim + 1) // 2:
@@ -184,6 +188,52 @@ class Moment:
         blocks = tuple(full[start:, start:stop].clone() for start, stop in edges(dim))
         # Above the diagonal of a corner the triangle has nothing, and `square` takes nothing from there.
         return cls(total, count, blocks=blocks, product=product)
+
+
+class Diagonal(Moment):
+    """The moment of one-hot rows: ``S = diag(c)``, ``s = c``, with ``c [D]`` how often each index came."""
+
+    __slots__ = ()
+
+    def __init__(self, counts: Tensor) -> None:
+        super().__init__(counts, int(counts.sum().item()), blocks=())
+
+    @property
+    def square(self) -> Tensor:
+        """``diag(c)`` written out, ``[D, D]``: for looking at small ones; solving never needs it."""
+        if self.dim > _WRITTEN_OUT:
+            raise MomentError(
+                f"Expected at most {_WRITTEN_OUT} columns to write a diagonal moment out as a square, got {self.dim}. "
+                "Its diagonal is moment.sum."
+            )
+        return self.sum.diag()
+
+    def to(self, device: torch.device | str) -> Diagonal:
+        return Diagonal(self.sum.to(device))
+
+    def __repr__(self) -> str:
+        return f"Diagonal(dim={self.dim}, count={self.count})"
+
+    def pack(self) -> dict[str, Tensor]:
+        return {"sum": self.sum}
+
+
+class Counts:
+    """Indices in, a diagonal moment out; the counterpart of `Accumulator` for embeddings."""
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self.count = 0
+        self._counts = torch.zeros(dim, dtype=torch.float64)
+
+    def add_indices(self, indices: Tensor) -> None:
+        """Take indices of any shape."""
+        found = torch.bincount(indices.reshape(-1), minlength=self.dim)
+        self._counts += found.to("cpu", torch.float64)
+        self.count += indices.numel()
+
+    def moments(self) -> list[Moment]:
+        return [Diagonal(self._counts)]
 
 
 def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
@@ -202,6 +252,8 @@ def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
         raise MomentError(f"Expected moments of one width, got widths {sizes}: they are of different sites.")
     if len(parts) == 1:
         return parts[0]
+    if all(isinstance(part, Diagonal) for part in parts):
+        return Diagonal(torch.stack([part.sum for part in parts]).sum(0))
     accumulator = Accumulator(parts[0].dim, dtype=torch.float64)
     for part in parts:
         accumulator.include(part)

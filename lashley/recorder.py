@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from lashley.data.batches import batch_digest, batch_size, call, moved, total_batches
 from lashley.data.concepts import Members, check_data, stream
 from lashley.data.masks import Part, default_mask, fit_mask
-from lashley.data.rows import Pick, pick, rows_of
+from lashley.data.rows import Pick, indices_of, pick, rows_of
 from lashley.errors import DataError, LashleyWarning, RecordingError
 from lashley.hooks import Diverged, EarlyStop, Identities, Sharing, StopForward, at_rest, tapped
-from lashley.layers import Layer, deviation, unwrap
-from lashley.moments import Accumulator, Moment
+from lashley.layers import Layer, deviation, places, unwrap
+from lashley.layers.base import Gatherer
+from lashley.moments import Counts, Moment
 from lashley.progress import track
 from lashley.provenance import digest, environment, fingerprint
 from lashley.recording import Recording, Site
@@ -188,15 +189,16 @@ class _Recorder:
     ) -> None:
         self.model, self.layers, self.dtype = model, layers, dtype
         self.rows, self.forward = rows, forward
-        self.modules = {name: model.get_submodule(name) for name in layers}
-        self.weights = {name: fingerprint(_weight(module)) for name, module in self.modules.items()}
+        found = places(model)
+        self.modules = {name: found[name] for name in layers}
+        self.weights = {name: fingerprint(self._weight(name)) for name in layers}
         self.encoder = _Encoder(model, self.modules)
         self.device = _single_device(model)
         self.keywords = _extra_keywords(model)
         self.sharing = Sharing() if share else None
         self.stop = EarlyStop(len(layers)) if forward is None else None
         # For each layer that leads a site: moments by concept; the concept None is every row, where concepts overlap.
-        self.held: dict[str, dict[str | None, Accumulator | Shifts]] = {name: {} for name in layers}
+        self.held: dict[str, dict[str | None, Gatherer]] = {name: {} for name in layers}
         self.first_samples: dict[str, Tensor] = {}
         self.digests: list[str] = []
         self.overlapping = False
@@ -210,7 +212,10 @@ class _Recorder:
         if self.sharing is not None:
             self.sharing.begin()
         try:
-            with tapped(self.modules, self._on_input, on_output), self.encoder.watched(now.identities):
+            with (
+                tapped(self.modules, self._on_input, on_output, layers=self.layers),
+                self.encoder.watched(now.identities),
+            ):
                 self._run(batch)
             if self.stop is not None:
                 self.stop.learn(now.fired)
@@ -278,6 +283,9 @@ class _Recorder:
         if isinstance(into, Shifts) and chosen.mask is None:
             part = x if chosen.samples is None else x.index_select(0, chosen.samples)
             totals = [into.add_images(layer.images(part), owned=part is not x)]
+        elif isinstance(into, Counts):
+            into.add_indices(indices_of(x, chosen))
+            return  # whole numbers are finite
         else:
             here = x.untyped_storage().data_ptr()
             totals = [
@@ -286,13 +294,13 @@ class _Recorder:
         # A sum is finite exactly when its terms are.
         self.now.finite += [(name, torch.isfinite(total).all()) for total in totals]
 
-    def _on_output(self, name: str, output: object) -> None:
+    def _on_output(self, name: str, output: Tensor) -> None:
         """In the first batch: does the layer compute ``W x + b`` of its first sample?"""
         x, module, layer = self.first_samples[name], self.modules[name], self.layers[name]
-        if not isinstance(output, Tensor) or self.now.fired.count(name) > 1:
+        if self.now.fired.count(name) > 1:
             return
         off = deviation(layer, module, x, output)
-        if off > max(_OFF_BY.get(t.dtype, 8e-2) for t in (x, _weight(module), output)):
+        if off > max(_OFF_BY.get(t.dtype, 8e-2) for t in (x, self._weight(name), output)):
             warnings.warn(
                 f"Layer {name!r} ({layer.type}) does not compute W x + b of its input: it is off by {off:.2g} times "
                 "its largest output. Its class changes the weight or the input on the way, so an engram of the bare "
@@ -300,6 +308,11 @@ class _Recorder:
                 LashleyWarning,
                 stacklevel=2,
             )
+
+    def _weight(self, name: str) -> Tensor:
+        weight = self.layers[name].tensor(self.modules[name], "weight")
+        assert weight is not None  # `select` let it through
+        return weight
 
     def _check_finite(self) -> None:
         by_device: dict[torch.device, list[Tensor]] = {}
@@ -384,7 +397,7 @@ class _Recorder:
         """The moments of one concept at one site, moved to the host's memory."""
         held = self.held[name].pop(concept, None)
         if held is None:
-            return [Moment.zero(self.layers[name].dim)] * self.layers[name].matrices
+            return self.layers[name].accumulator(self.dtype).moments()
         moments = [moment.to("cpu") for moment in held.moments()]
         if not all(torch.isfinite(block).all() for moment in moments for block in moment.blocks or ()):
             raise RecordingError(
@@ -392,11 +405,6 @@ class _Recorder:
                 "float32. Pass dtype=torch.float64."
             )
         return moments
-
-
-def _weight(module: nn.Module) -> Tensor:
-    assert isinstance(module.weight, Tensor)  # `select` let it through
-    return module.weight
 
 
 def _natural(name: str) -> tuple[int, int, str]:

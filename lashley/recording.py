@@ -23,10 +23,10 @@ from lashley.errors import (
     SolveError,
     nearest,
 )
-from lashley.estimators import Estimator, Operator, Projection, SiteMoments, Solution
+from lashley.estimators import DiagonalOperator, Estimator, Operator, Projection, SiteMoments, Solution
 from lashley.geometry import effective_rank
-from lashley.layers import Layer, describe, unwrap
-from lashley.moments import Moment, pool, wide
+from lashley.layers import Layer, describe, places, unwrap
+from lashley.moments import Diagonal, Moment, pool, wide
 from lashley.progress import track
 from lashley.provenance import environment, fingerprint
 from lashley.spectrum import Cut, Factor
@@ -224,6 +224,8 @@ class Recording:
                 engram = self.engram(model, concepts, estimator=replace(chosen, cut=cut), **settings)
             norms = engram.weight_norms()
             for name, delta in engram.items():
+                if isinstance(self.moments(None, name)[0], Diagonal):
+                    continue  # there is no cut in a diagonal
                 ranks = [effective_rank(m) for m in delta.layer.matrix(delta.weight)]
                 solution = delta.solutions[0]
                 rows[name].append(
@@ -363,30 +365,30 @@ class Recording:
         against: tuple[str, ...] | None,
         factors: Sequence[Factor],
         estimator: Estimator,
-    ) -> list[Operator]:
+    ) -> list[Operator | DiagonalOperator]:
         """P for every matrix at a site."""
         contained = against is None or set(names) <= set(against)
         if self.overlapping and len(names) > 1:
             contained = False  # a row of two concepts counts twice in their pool and once in the reference
         retained = tuple(n for n in against or self.concepts if n not in names)
-        return [
-            estimator.operator(
-                SiteMoments(
-                    target=target.to(factor.device),
-                    reference=factor,
-                    contained=contained,
-                    names=names,
-                    concepts={name: moments[number] for name, moments in self._moments[site].items()},
-                    retained=retained,
-                    exclusive=not self.overlapping,
-                )
+        operators: list[Operator | DiagonalOperator] = []
+        for number, (target, factor) in enumerate(zip(self._pool(site, names), factors, strict=True)):
+            moments = SiteMoments(
+                target=target.to(factor.device),
+                reference=factor,
+                contained=contained,
+                names=names,
+                concepts={name: held[number] for name, held in self._moments[site].items()},
+                retained=retained,
+                exclusive=not self.overlapping,
             )
-            for number, (target, factor) in enumerate(zip(self._pool(site, names), factors, strict=True))
-        ]
+            diagonal = isinstance(factor.moment, Diagonal)
+            operators.append(estimator.diagonal(moments) if diagonal else estimator.operator(moments))
+        return operators
 
     def _parameters(self, model: nn.Module) -> dict[str, Parameters]:
         """Weight and bias of every recorded layer, from a model that has them in the recorded form."""
-        modules = dict(model.named_modules(remove_duplicate=False))
+        modules = places(model)
         found = {}
         for name, layer in self.layers.items():
             if name not in modules:
@@ -399,8 +401,8 @@ class Recording:
                     f"Expected layer {name!r} to be {layer.type} {list(layer.shape)} as recorded, got {here.type} "
                     f"{list(here.shape)}" + (", with other settings" if here.shape == layer.shape else "") + "."
                 )
-            weight, bias = module.weight, getattr(module, "bias", None)
-            assert isinstance(weight, Tensor) and (bias is None or isinstance(bias, Tensor))
+            weight, bias = layer.tensor(module, "weight"), layer.tensor(module, "bias") if layer.bias else None
+            assert weight is not None
             found[name] = Parameters(weight.detach(), None if bias is None else bias.detach())
         return found
 
@@ -422,7 +424,9 @@ class Recording:
 
         names = [name for pooled in pools for name in pooled]
         solved = {name: delta.solutions for name, delta in deltas.items()}
-        if few := [n for n, (s, *_) in solved.items() if s.reference_rows < _ENOUGH_ROWS * s.dim]:
+        if few := [
+            n for n, (s, *_) in solved.items() if s.solver != "diagonal" and s.reference_rows < _ENOUGH_ROWS * s.dim
+        ]:
             worst = min((solved[n][0] for n in few), key=lambda s: s.reference_rows / s.dim)
             say(
                 f"Fewer than {_ENOUGH_ROWS} rows per column in {_some(few)} (fewest: {worst.reference_rows} rows for "
@@ -512,31 +516,34 @@ def _combined(solutions: Sequence[Solution]) -> Solution:
     return replace(solutions[0], target_rows=rows, clipped=clipped)
 
 
-def _delta(layer: Layer, now: Parameters, old: Parameters | None, operators: Sequence[Operator], base: str) -> Delta:
+def _delta(
+    layer: Layer,
+    now: Parameters,
+    old: Parameters | None,
+    operators: Sequence[Operator | DiagonalOperator],
+    base: str,
+) -> Delta:
     """The engram in one layer: ``E = W~ P`` for each of its matrices, back in the module's shape.
 
     The bias is absorbed when the operators are one column larger than the layer.
     """
-    place = operators[0].left.device
-    device = now.weight.device
+    first = operators[0]
+    place, device = first.device, now.weight.device
     keep = torch.float64 if now.weight.dtype == torch.float64 else torch.float32
-    columns, augmented = layer.dim, operators[0].left.shape[0] > layer.dim
+    columns, augmented = layer.dim, first.dim > layer.dim
     matrices = _matrices(layer, now, augmented, place)
     if old is not None:
         matrices = matrices - _matrices(layer, old, augmented, place)
-    products = [operator.apply(matrix) for operator, matrix in zip(operators, matrices, strict=True)]
-    bias = None
-    if augmented:
-        bias = torch.stack([a @ b[:, columns] for a, b in products]).reshape(-1).to(device, keep)
-    weight, factors = None, None
-    if layer.matrices == 1 and operators[0].low_rank:
-        a, b = products[0]
+    bias, weight, factors = None, None, None
+    if isinstance(first, Operator) and first.low_rank and layer.matrices == 1:
+        a, b = first.apply(matrices[0])
         factors = a.to(device, keep), b[:, :columns].to(device, keep).contiguous()
-        check_finite(layer.name, *factors, bias)
+        bias = (a @ b[:, columns]).to(device, keep) if augmented else None
     else:
-        dense = torch.stack([a @ b[:, :columns] for a, b in products])
-        weight = layer.weight(dense).to(device, keep).contiguous()
-        check_finite(layer.name, weight, bias)
+        dense = torch.stack([operator.engram(matrix) for operator, matrix in zip(operators, matrices, strict=True)])
+        weight = layer.weight(dense[..., :columns]).to(device, keep).contiguous()
+        bias = dense[..., columns].reshape(-1).to(device, keep) if augmented else None
+    check_finite(layer.name, *(t for t in (weight, bias, *(factors or ())) if t is not None))
     return Delta(
         layer,
         weight=weight,
@@ -564,8 +571,9 @@ def _base_parameters(
     """W0 and b0 of every layer, from a model or a state dict."""
     state = unwrap(base).state_dict() if isinstance(base, nn.Module) else base
 
-    def take(key: str, shape: tuple[int, ...]) -> Tensor:
-        if (tensor := state.get(key)) is None:
+    def take(layer: Layer, which: str, shape: tuple[int, ...]) -> Tensor:
+        key, tensor = layer.in_state(state, which)
+        if tensor is None:
             raise SelectionError(f"Expected base to have {key}. {nearest(key, state)}")
         if tuple(tensor.shape) != shape:
             raise ModelError(
@@ -576,9 +584,8 @@ def _base_parameters(
 
     found = {}
     for name, layer in layers.items():
-        prefix = f"{name}." if name else ""
-        absorbed = take(f"{prefix}bias", (layer.matrices * layer.out,)) if bias and layer.bias else None
-        found[name] = Parameters(take(f"{prefix}weight", layer.shape), absorbed)
+        absorbed = take(layer, "bias", (layer.matrices * layer.out,)) if bias and layer.bias else None
+        found[name] = Parameters(take(layer, "weight", layer.shape), absorbed)
     return found
 
 

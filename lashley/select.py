@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lashley.errors import SelectionError, nearest
-from lashley.layers import Layer, describe, layer_type, unwrap
+from lashley.layers import Layer, describe, layer_type, places, unwrap
 from lashley.layers.base import unusable
 
 __all__ = ["Entry", "Patterns", "match_names", "select", "survey", "tied_parameters"]
@@ -88,32 +88,33 @@ def survey(
         ModelError: a pattern selects a module of no known type.
     """
     model = unwrap(model)
-    modules = _named_modules(model)
+    found = places(model)
     chosen = _choose(model, target_modules, exclude_modules, layers_to_transform, layers_pattern)
-    names = {id(modules[name]): name for name in chosen}
-    functional, ties = _called_as_function(model), tied_parameters(model)
-    entries = []
+    names = {_key(name, found[name]): name for name in chosen}
+    ties = tied_parameters(model)
+    entries: dict[object, Entry] = {}
     for first, module in model.named_modules():
-        known = layer_type(module) is not None
-        if not known and next(module.parameters(recurse=False), None) is None:
+        kind = type(module).__name__
+        if (speaker := layer_type(module)) is None:
+            if next(module.parameters(recurse=False), None) is not None:
+                entries[id(module)] = Entry(first, kind, "skip", f"no layer type speaks for {kind}")
             continue
-        name = names.get(id(module), first)
-        kind, tied = type(module).__name__, ties.get(f"{name}.weight", ())
-        if id(module) in names and unusable(module) is None:
-            layer = describe(name, module)
-            sizes = (layer.matrices, layer.dim, layer.out, layer.bias, layer.moment_bytes)
-            entries.append(Entry(name, kind, "record", "", *sizes, tied))
-            continue
-        if not known:
-            reason = f"no layer type speaks for {kind}"
-        elif not first:
-            reason = _ALONE
-        elif first in functional:
-            reason = "nn.MultiheadAttention calls it as a function, so its input cannot be seen"
-        else:
-            reason = unusable(module) or "not selected"
-        entries.append(Entry(name, kind, "skip", reason, tied=tied))
-    return entries
+        if found.get(first, module) is not module:
+            continue  # a part of the module above it, listed there
+        for part in speaker.parts(module) or ("",):
+            alone = ".".join(filter(None, (first, part)))
+            name = names.get(_key(alone, module), alone)
+            tied = ties.get(".".join(filter(None, (first, speaker.where(name, module, "weight")))), ())
+            reason = _ALONE if not name else unusable(name, module) or ("" if name in chosen else "not selected")
+            if not reason:
+                layer = describe(name, module)
+                sizes = (layer.matrices, layer.dim, layer.out, layer.bias, layer.moment_bytes)
+                entries[_key(name, module)] = Entry(name, kind, "record", "", *sizes, tied)
+                continue
+            if reason == "not selected" and target_modules is None and not speaker.by_default:
+                reason = "recorded only when target_modules asks for it"
+            entries[_key(name, module)] = Entry(name, kind, "skip", reason, tied=tied)
+    return list(entries.values())
 
 
 def tied_parameters(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -192,10 +193,17 @@ def _ends_in(name: str, entry: str) -> bool:
 
 
 def _named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """All names of all modules but the model's own, which has none."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    """All names of all modules and layers but the model's own, which has none."""
+    modules = {**dict(model.named_modules(remove_duplicate=False)), **places(model)}
     modules.pop("")
     return modules
+
+
+def _key(name: str, module: nn.Module) -> object:
+    """The same for two names of one layer."""
+    speaker = layer_type(module)
+    several = speaker is not None and speaker.parts(module)
+    return (id(module), name.rpartition(".")[2] if several else "")
 
 
 def _choose(
@@ -203,19 +211,18 @@ def _choose(
 ) -> list[str]:
     """The names that the four arguments leave, one per module."""
     modules = _named_modules(model)
-    functional = _called_as_function(model)
-    known = [name for name, module in modules.items() if layer_type(module) is not None]
+    known = [name for name in places(model) if name]
     if targets is None:
-        chosen = [name for name in known if name not in functional]
+        chosen = [name for name in known if _type(modules[name]).by_default]
     elif targets == "all-linear":
-        chosen = _all_linear(model, modules, known, functional, "target_modules")
+        chosen = _all_linear(model, modules, known, "target_modules")
     elif isinstance(targets, str):
         chosen = match_names(targets, known, "target_modules")  # ".*" means every layer, not every container
     else:
         chosen = match_names(targets, modules, "target_modules")
     if excluded is not None:
         if excluded == "all-linear":
-            out = _all_linear(model, modules, known, functional, "exclude_modules")
+            out = _all_linear(model, modules, known, "exclude_modules")
         elif isinstance(excluded, str):
             out = match_names(excluded, known, "exclude_modules")
         else:
@@ -228,23 +235,24 @@ def _choose(
         chosen = _in_blocks(chosen, indices, layers_pattern)
     elif layers_pattern is not None:
         raise SelectionError("Expected layers_to_transform with layers_pattern, got the pattern alone. Add indices.")
-    if strangers := [name for name in chosen if layer_type(modules[name]) is None]:
+    if strangers := [name for name in chosen if name not in known]:
+        if layer_type(modules[strangers[0]]) is not None:
+            inside = [name for name in known if name.startswith(f"{strangers[0]}.")]
+            raise SelectionError(f"Expected the name of a layer, got {strangers[0]!r}, which is several: {inside}.")
         describe(strangers[0], modules[strangers[0]])  # raises: it says which types are known
-    first: dict[int, str] = {}
+    first: dict[object, str] = {}
     for name in chosen:
-        first.setdefault(id(modules[name]), name)
+        first.setdefault(_key(name, modules[name]), name)
     return list(first.values())
 
 
-def _all_linear(
-    model: nn.Module, modules: dict[str, nn.Module], known: Iterable[str], functional: Collection[str], what: str
-) -> list[str]:
+def _all_linear(model: nn.Module, modules: dict[str, nn.Module], known: Iterable[str], what: str) -> list[str]:
     """PEFT's "all-linear": every linear layer but the output embeddings."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     linear = [
         name
         for name in known
-        if not hasattr(modules[name], "kernel_size") and modules[name] is not head and name not in functional
+        if _type(modules[name]).by_default and not hasattr(modules[name], "kernel_size") and modules[name] is not head
     ]
     if not linear:
         raise SelectionError(f'{what}="all-linear" matches nothing: the model has no linear layer but its head.')
@@ -296,13 +304,10 @@ def _in_blocks(names: list[str], indices: int | Iterable[int], patterns: Pattern
     return [name for name in names if block_of.get(name) in wanted]
 
 
-def _called_as_function(model: nn.Module) -> set[str]:
-    """Layers whose forward is never called: nn.MultiheadAttention hands the weight of its out_proj to a function."""
-    return {
-        f"{name}.out_proj" if name else "out_proj"
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, nn.MultiheadAttention)
-    }
+def _type(module: nn.Module) -> type[Layer]:
+    speaker = layer_type(module)
+    assert speaker is not None
+    return speaker
 
 
 _ALONE = "it is the model itself and has no name; wrap it: torch.nn.Sequential(layer)"

@@ -1,17 +1,19 @@
 """The moment of a convolution without unfolding its input. Tensors only.
 
-For stride 1, an odd kernel and zero padding that keeps the size, the patch at position ``p`` holds ``x^[p + a]`` for every
-kernel offset ``a``, ``x^`` being the zero-padded image. Block ``(a, b)`` of the moment depends almost only on ``d = b - a``:
+For stride 1, an odd kernel and zero padding that keeps the size, the patch at position ``p`` holds ``x^[p + a]`` for
+every kernel offset ``a``, where ``x^`` is the zero-padded image. Block ``(a, b)`` of the moment depends almost only on
+``d = b - a``:
 
     S_ab = sum_p x^[p + a] x^[p + b]^T = F_d - (what lies at the borders),     F_d = sum_q x[q] x[q + d]^T
 
-``p`` runs over the image, so ``q = p + a`` misses a few rows: where both offsets point down the first ``min(a, b)`` of those
-that F_d sums over, where both point up the last ones, where they point apart none. Columns likewise; what both miss is
-counted once. Each of these sums is a `Window`, and blocks share them: for a 3 x 3 kernel 13 windows over the image, 12 of
-one row or column, 4 of a corner pixel, instead of 45 blocks over the image and a copy of it nine times as large.
+``p`` runs over the image, so ``q = p + a`` misses a few rows: where both offsets point down the first ``min(a, b)`` of
+those that F_d sums over, where both point up the last ones, where they point apart none. Columns likewise; what both
+miss is counted once. Each of these sums is a `Window`, and blocks share them: for a 3 x 3 kernel 13 windows over the
+image, 12 of one row or column, 4 of a corner pixel, instead of 45 blocks over the image and a copy of it nine times as
+large.
 
-Legend: G groups, N images, C channels of a group, H x W positions, K kernel offsets; a patch has D = C K numbers, channel by
-channel.
+Legend: G groups, N images, C channels of a group, H x W positions, K kernel offsets; a patch has D = C K numbers,
+channel by channel.
 """
 
 from __future__ import annotations
@@ -94,8 +96,8 @@ def _block(a: Offset, b: Offset) -> Iterator[tuple[Window, int]]:
 @lru_cache
 def _offsets(kernel: Offset, dilation: Offset) -> tuple[Offset, ...]:
     """The kernel's offsets, row by row, as the patch has them."""
-    axes = [[(i - k // 2) * d for i in range(k)] for k, d in zip(kernel, dilation, strict=True)]
-    return tuple(product(*axes))
+    down, across = ([(i - k // 2) * d for i in range(k)] for k, d in zip(kernel, dilation, strict=True))
+    return tuple(product(down, across))
 
 
 @lru_cache
@@ -216,9 +218,9 @@ class Shifts:
             square = like.new_empty(self.channels, size, self.channels, size)
             total = like.new_empty(self.channels, size)
             for i, a in enumerate(offsets):
-                total[:, i] = sum(sign * self._totals[window][group] for window, sign in _block(a, a))
+                total[:, i] = torch.stack([s * self._totals[w][group] for w, s in _block(a, a)]).sum(0)
                 for j in range(i, size):
-                    block = sum(sign * self._sums[window][group] for window, sign in _block(a, offsets[j]))
+                    block = torch.stack([s * self._sums[w][group] for w, s in _block(a, offsets[j])]).sum(0)
                     square[:, i, :, j] = block
                     square[:, j, :, i] = block.mT
             square = square.reshape(self.dim, self.dim)

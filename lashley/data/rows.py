@@ -12,7 +12,7 @@ from lashley.data.concepts import Members
 from lashley.errors import DataError
 from lashley.layers import Layer
 
-__all__ = ["Pick", "pick", "rows_of"]
+__all__ = ["Pick", "indices_of", "pick", "rows_of"]
 
 _CHUNK = 2**24  # elements of unfolded rows held at a time: 64 MiB of float32
 
@@ -105,3 +105,12 @@ def rows_of(layer: Layer, x: Tensor, chosen: Pick) -> Iterator[Tensor]:
         if chosen.mask is not None:
             rows = rows.flatten(1, chosen.mask.dim())[:, chosen.mask[start : start + step].flatten()]
         yield rows.reshape(layer.matrices, -1, layer.dim)
+
+
+def indices_of(x: Tensor, chosen: Pick) -> Tensor:
+    """The chosen positions of an input of indices, which are its rows: ``[n]``."""
+    if chosen.samples is not None:
+        x = x.index_select(0, chosen.samples)
+    if chosen.mask is not None and chosen.positions is not None:
+        x = x.flatten(0, chosen.mask.dim() - 1).index_select(0, chosen.positions)
+    return x.reshape(-1)

@@ -23,7 +23,7 @@ from lashley.edit.receipt import Change, Measure, Receipt, dtype_name, measure, 
 from lashley.edit.ties import check_policy, sharers, untie
 from lashley.engram import Delta, Engram, widest
 from lashley.errors import EditError, LashleyWarning, nearest
-from lashley.layers import Layer, describe, layer_type, unwrap
+from lashley.layers import Layer, describe, places, unwrap
 from lashley.provenance import fingerprint
 from lashley.strength import Strength
 
@@ -122,14 +122,14 @@ def _edit(undo: ExitStack, model: nn.Module, engram: Engram, alpha: Alpha, sign:
     matches = _base_matches(engram, modules)
     shared = sharers(inner, engram)
     if tied == "untie" and shared:
-        untie(undo, inner, {name: modules[name] for name in shared})
+        untie(undo, inner, [engram[name].layer for name in shared])
     edited = {name: sign * s for name, s in strengths.items() if tied != "skip" or name not in shared}
     with torch.no_grad():
         measured = _write(undo, engram, modules, edited)
     changes = {}
     for name in engram:
         others = ", ".join(shared.get(name, ()))
-        kind = dtype_name(_weight(modules[name]))
+        kind = dtype_name(_tensor(engram[name].layer, modules[name], "weight"))
         if name not in edited:
             changes[name] = Change(name, "skipped", kind, note=f"shared with {others}; see tied=")
             continue
@@ -145,27 +145,27 @@ class _Target:
 
     Attributes:
         name: for messages.
-        parameter: the tensor.
-        owners: the modules and attributes that hold it.
+        tensor: the parameter, or the part of it that is a layer's.
+        owners: the modules and attributes that hold the parameter, and the parameter.
         parts: which part of which delta is added to it, times what.
     """
 
     name: str
-    parameter: nn.Parameter
-    owners: list[tuple[nn.Module, str]] = field(default_factory=list)
+    tensor: Tensor
+    owners: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
     parts: list[tuple[Delta, str, float]] = field(default_factory=list)
 
     def step(self) -> Tensor:
         """What is added to the tensor, in a type that is wide enough for rounding to happen once, when it is stored."""
-        small = self.parameter.dtype.itemsize < 4
-        wide = torch.float32 if small else widest(self.parameter.device)
-        total = torch.zeros_like(self.parameter, dtype=wide)
+        small = self.tensor.dtype.itemsize < 4
+        wide = torch.float32 if small else widest(self.tensor.device)
+        total = torch.zeros_like(self.tensor, dtype=wide)
         for delta, part, strength in self.parts:
             total.add_(getattr(delta, part).to(total.device), alpha=strength)
         return total
 
     def check(self) -> None:
-        for old, step in pieces(self.parameter, self.step()):
+        for old, step in pieces(self.tensor, self.step()):
             if not torch.isfinite((old.to(step.dtype) + step).to(old.dtype)).all():
                 raise EditError(
                     f"Expected finite weights after the edit, got nan or inf in {self.name} ({dtype_name(old)}). "
@@ -173,18 +173,18 @@ class _Target:
                 )
 
     def write(self, undo: ExitStack) -> Measure:
-        old = self.parameter.detach().clone()
-        undo.callback(_put_back, self.parameter, old, self.owners)
+        old = self.tensor.detach().clone()
+        undo.callback(_put_back, self.tensor, old, self.owners)
         step = self.step()
-        for new, before, change in pieces(self.parameter, old, step):
+        for new, before, change in pieces(self.tensor, old, step):
             new.copy_(before.to(change.dtype) + change)
-        return measure(old, self.parameter, step)
+        return measure(old, self.tensor, step)
 
 
-def _put_back(parameter: nn.Parameter, old: Tensor, owners: list[tuple[nn.Module, str]]) -> None:
+def _put_back(tensor: Tensor, old: Tensor, owners: list[tuple[nn.Module, str, nn.Parameter]]) -> None:
     with torch.no_grad():
-        parameter.copy_(old)
-    for module, attribute in owners:
+        tensor.copy_(old)
+    for module, attribute, parameter in owners:
         setattr(module, attribute, parameter)
 
 
@@ -196,11 +196,11 @@ def _write(
     of: dict[str, list[_Target]] = {}
     for name, strength in strengths.items():
         delta = engram[name]
-        for part in ("weight", "bias") if delta.bias is not None else ("weight",):
-            parameter = getattr(modules[name], part)
-            target = targets.setdefault(_memory(parameter), _Target(f"{name}.{part}", parameter))
-            target.owners.append((modules[name], part))
-            target.parts.append((delta, part, strength))
+        for which in delta.touches:
+            tensor = _tensor(delta.layer, modules[name], which)
+            target = targets.setdefault(_memory(tensor), _Target(f"{name}.{which}", tensor))
+            target.owners.append(_owner(delta.layer, modules[name], which))
+            target.parts.append((delta, which, strength))
             of.setdefault(name, []).append(target)
     for target in targets.values():
         target.check()
@@ -212,11 +212,24 @@ def _write(
     return found
 
 
-def _memory(parameter: Tensor) -> tuple[object, ...]:
-    """Equal for two parameters exactly when they are the same numbers in memory."""
-    if not parameter.numel():
-        return (id(parameter),)
-    return (parameter.device, parameter.data_ptr(), parameter.shape, parameter.stride())
+def _memory(tensor: Tensor) -> tuple[object, ...]:
+    """Equal for two tensors exactly when they are the same numbers in memory."""
+    if not tensor.numel():
+        return (id(tensor),)
+    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+
+
+def _tensor(layer: Layer, module: nn.Module, which: str) -> Tensor:
+    tensor = layer.tensor(module, which)
+    assert tensor is not None  # describe() refuses a layer without
+    return tensor.detach()
+
+
+def _owner(layer: Layer, module: nn.Module, which: str) -> tuple[nn.Module, str, nn.Parameter]:
+    """Who holds the parameter behind a layer's tensor, where, and the parameter."""
+    path, _, attribute = layer.where(layer.name, module, which).rpartition(".")
+    holder = module.get_submodule(path)
+    return holder, attribute, getattr(holder, attribute)
 
 
 def _strengths(engram: Engram, alpha: Alpha) -> dict[str, float]:
@@ -248,12 +261,11 @@ def _modules(model: nn.Module, engram: Engram) -> dict[str, nn.Module]:
     """The module for every layer of the engram; refuses other names, shapes and weights that cannot be edited."""
     if not len(engram):
         raise EditError("Expected an engram with at least one layer, got an empty one.")
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = places(model)
     found = {}
     for name, delta in engram.items():
         if name not in modules:
-            known = [other for other, module in modules.items() if layer_type(module) is not None]
-            raise EditError(f"Expected the model to have layer {name!r} of the engram. {nearest(name, known)}")
+            raise EditError(f"Expected the model to have layer {name!r} of the engram. {nearest(name, modules)}")
         layer = describe(name, modules[name])
         if not delta.fits(layer):
             raise EditError(
@@ -265,7 +277,7 @@ def _modules(model: nn.Module, engram: Engram) -> dict[str, nn.Module]:
                 f"Expected layer {name!r} to have a bias, because the engram absorbed one; it has none. Solve the "
                 "engram with bias=False for this model."
             )
-        if _weight(modules[name]).is_inference() and not torch.is_inference_mode_enabled():
+        if _tensor(layer, modules[name], "weight").is_inference() and not torch.is_inference_mode_enabled():
             raise EditError(
                 f"Expected weights that can be written, got an inference tensor in layer {name!r}. Edit inside "
                 "torch.inference_mode() too, or load the model outside of it."
@@ -282,13 +294,9 @@ def _look(layer: Layer) -> str:
 def _base_matches(engram: Engram, modules: Mapping[str, nn.Module]) -> bool | None:
     if not all(delta.base for delta in engram.values()):
         return None
-    return all(fingerprint(_weight(modules[name])) == delta.base for name, delta in engram.items())
-
-
-def _weight(module: nn.Module) -> nn.Parameter:
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)  # describe() refuses everything else
-    return weight
+    return all(
+        fingerprint(_tensor(delta.layer, modules[name], "weight")) == delta.base for name, delta in engram.items()
+    )
 
 
 def _warn(receipt: Receipt, stacklevel: int) -> None:

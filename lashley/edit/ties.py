@@ -7,7 +7,7 @@ both    the shared tensor is edited, and everything that reads it changes with i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 
 from lashley.engram import Engram
 from lashley.errors import EditError
+from lashley.layers import Layer, places
 from lashley.select import tied_parameters
 
 __all__ = ["POLICIES", "check_policy", "sharers", "untie"]
@@ -31,41 +32,42 @@ def check_policy(tied: str) -> None:
 
 def sharers(model: nn.Module, engram: Engram) -> dict[str, tuple[str, ...]]:
     """For every layer of the engram whose edit would change something else too: the other names of its tensors."""
-    ties = tied_parameters(model)
+    ties, modules = tied_parameters(model), places(model)
     found = {}
     for name, delta in engram.items():
-        touched = ("weight", "bias") if delta.bias is not None else ("weight",)
-        if others := [other for attribute in touched for other in ties.get(f"{name}.{attribute}", ())]:
+        touched = [delta.layer.parameter(modules[name], which) for which in delta.touches]
+        if others := [other for parameter in touched for other in ties.get(parameter, ())]:
             found[name] = tuple(others)
     return found
 
 
-def untie(undo: ExitStack, model: nn.Module, modules: Mapping[str, nn.Module]) -> None:
-    """Give each of ``modules`` a weight and a bias of its own where it shares them; ``undo`` ties them again.
+def untie(undo: ExitStack, model: nn.Module, layers: Collection[Layer]) -> None:
+    """Give each of ``layers`` a weight and a bias of its own where it shares them; ``undo`` ties them again.
 
     The bias too, also when it is not edited: a checkpoint whose config promises no tie must hold every tensor.
     """
-    ties = tied_parameters(model)
-    for name, module in modules.items():
-        for attribute in ("weight", "bias"):
-            shared = getattr(module, attribute, None)
-            if f"{name}.{attribute}" not in ties or shared is None:
-                continue
-            own = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
-            undo.callback(setattr, module, attribute, shared)
-            setattr(module, attribute, own)
-    for config in _promising(model, modules):
+    ties, modules = tied_parameters(model), places(model)
+    for layer in layers:
+        for which in ("weight", "bias") if layer.bias else ("weight",):
+            name = layer.parameter(modules[layer.name], which)
+            holder, _, attribute = name.rpartition(".")
+            module, shared = model.get_submodule(holder), model.get_parameter(name)
+            if name in ties:
+                own = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
+                undo.callback(setattr, module, attribute, shared)
+                setattr(module, attribute, own)
+    for config in _promising(model, [modules[layer.name] for layer in layers]):
         undo.callback(setattr, config, _PROMISE, getattr(config, _PROMISE))
         setattr(config, _PROMISE, False)
 
 
-def _promising(model: nn.Module, untied: Mapping[str, nn.Module]) -> Iterator[Any]:
+def _promising(model: nn.Module, untied: Iterable[nn.Module]) -> Iterator[Any]:
     """Configs that say that the output embeddings are tied, where those are among the untied modules.
 
     Reloading a checkpoint would otherwise tie them again and drop the edit. The config of an encoder-decoder is left as
     it is: some read it in their forward pass, and an edit must not change that.
     """
-    heads = {id(module) for module in untied.values()}
+    heads = {id(module) for module in untied}
     for module in model.modules():
         config = getattr(module, "config", None)
         if not getattr(config, _PROMISE, False) or getattr(config, "is_encoder_decoder", False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lashley.estimators.base import Estimator, OffsetEstimator, Operator, SiteMoments, Solution
+from lashley.estimators.base import DiagonalOperator, Estimator, OffsetEstimator, Operator, SiteMoments, Solution
 from lashley.estimators.kodge import Kodge
 from lashley.estimators.leace import Leace
 from lashley.estimators.mean_direction import MeanDirection
@@ -12,6 +12,7 @@ from lashley.estimators.projection import Projection
 from lashley.estimators.ridge import Ridge
 
 __all__ = [
+    "DiagonalOperator",
     "Estimator",
     "Kodge",
     "Leace",

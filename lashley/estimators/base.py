@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from lashley.errors import SolveError, StoreError, nearest
 from lashley.moments import Moment, pool
 from lashley.spectrum import Cut, Factor, Spectrum
 
-__all__ = ["Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution"]
+__all__ = ["DiagonalOperator", "Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution"]
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,20 @@ class Solution:
         )
 
     @classmethod
-    def plain(cls, name: str, site: SiteMoments, rank: int | None = None) -> Solution:
+    def plain(cls, name: str, site: SiteMoments, rank: int | None = None, *, clipped: float = 0.0) -> Solution:
         """Of an estimator without one."""
-        rank = site.dim if rank is None else rank
-        return cls(site.dim, rank, None, None, None, name, False, site.target.count, site.reference.moment.count)
+        return cls(
+            dim=site.dim,
+            rank=site.dim if rank is None else rank,
+            rtol=None,
+            condition=None,
+            eigengap=None,
+            solver=name,
+            near_noise=False,
+            target_rows=site.target.count,
+            reference_rows=site.reference.moment.count,
+            clipped=clipped,
+        )
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Solution:
@@ -148,9 +159,49 @@ class Operator:
         """The engram of ``weight [O, D]`` as two factors ``[O, r], [r, D]`` whose product it is."""
         return weight @ self.left, self.right
 
+    def engram(self, weight: Tensor) -> Tensor:
+        """The engram of ``weight [O, D]``."""
+        left, right = self.apply(weight)
+        return left @ right
+
     def dense(self) -> Tensor:
         """P itself, ``[D, D]``."""
         return self.left @ self.right
+
+    @property
+    def dim(self) -> int:
+        """D, one more when augmented."""
+        return self.left.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.left.device
+
+
+@dataclass(frozen=True)
+class DiagonalOperator:
+    """``P = diag(gain)``, where the moments are diagonal.
+
+    Attributes:
+        gain: ``[D]``.
+        solution: how it was solved.
+    """
+
+    gain: Tensor
+    solution: Solution
+    low_rank: ClassVar[bool] = False
+
+    def engram(self, weight: Tensor) -> Tensor:
+        """The engram of ``weight [O, D]``."""
+        return weight * self.gain
+
+    @property
+    def dim(self) -> int:
+        return len(self.gain)
+
+    @property
+    def device(self) -> torch.device:
+        return self.gain.device
 
 
 class Estimator(ABC):
@@ -165,6 +216,13 @@ class Estimator(ABC):
     @abstractmethod
     def operator(self, site: SiteMoments) -> Operator:
         """The operator P on the input of this site."""
+
+    def diagonal(self, site: SiteMoments) -> DiagonalOperator:
+        """The operator where the moments are diagonal: each column of the input is a direction of its own."""
+        raise SolveError(
+            f"Expected an estimator with a form for embeddings, got {type(self).__name__}. Projection and Ridge "
+            "have one; or leave the embedding out with exclude_modules."
+        )
 
     def check(self, solutions: Mapping[str, Sequence[Solution]]) -> None:  # noqa: B027
         """Refuse an engram after all of its layers were solved; by default none is.
@@ -196,8 +254,8 @@ class OffsetEstimator(Estimator):
     """An estimator whose edit moves the layer's output by a constant, so that it needs a bias to put it in.
 
     Attributes:
-        missing_bias: what to do where a layer has none. "refuse"; "add" a bias to the module when the edit is applied; or
-            "fold" it into the running mean of the BatchNorm that reads the layer's output.
+        missing_bias: what to do where a layer has none. "refuse"; "add" a bias to the module when the edit is applied;
+            or "fold" it into the running mean of the BatchNorm that reads the layer's output.
     """
 
     missing_bias: str = field(default="refuse", kw_only=True)

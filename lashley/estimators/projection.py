@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import SolveError
-from lashley.estimators.base import Estimator, Operator, SiteMoments, Solution
+from lashley.estimators.base import DiagonalOperator, Estimator, Operator, SiteMoments, Solution
 from lashley.spectrum import Cut, eigh
 
 __all__ = ["Projection", "filter_eigen", "filter_integer"]
@@ -76,28 +76,39 @@ class Projection(Estimator):
             rows = target.design(site.augmented)
             projected = white.project(rows)
             if not self.plain:
-                gain, clipped = self._gain(projected @ projected.T, site.contained)
-                projected = gain @ projected
+                inner, clipped = self._gain(projected @ projected.T, site.contained)
+                projected = inner @ projected
             left, right = rows.T, white.back(projected)
         else:
             left = target.matrix(site.augmented)
             if self.plain:
                 right = site.reference.pinv(white)
             else:
-                gain, clipped = self._gain(white.share(left), site.contained)
-                right = white.sandwich(gain)
+                inner, clipped = self._gain(white.share(left), site.contained)
+                right = white.sandwich(inner)
         return Operator(left, right, thin, Solution.cut(white.info, site, clipped=clipped))
+
+    def diagonal(self, site: SiteMoments) -> DiagonalOperator:
+        """``f(r)`` with ``r = c_target / c``, the share of an index's occurrences; 0 for one that never came."""
+        total = site.reference.moment.sum.to(site.target.sum.device)
+        r = torch.where(total > 0, site.target.sum / total.clamp(min=1), 0.0)
+        clipped = max(0.0, r.max().item() - 1) if len(r) and not self.plain else 0.0
+        if not self.plain:
+            r = r.clamp(0, 1)
+            r = r * gain(r, self.sharpness, self.threshold)
+        solution = Solution.plain("diagonal", site, rank=int((total > 0).sum()), clipped=clipped)
+        return DiagonalOperator(r, solution)
 
     def _gain(self, share: Tensor, contained: bool) -> tuple[Tensor, float]:
         """g(R), and by how much the largest eigenvalue of R was clipped."""
         odds = self.threshold / (1 - self.threshold)
         condition = (2 * max(odds, 1 / odds)) ** min(self.sharpness, 64)
         if contained and self.sharpness == int(self.sharpness) and condition <= _CHOLESKY_UP_TO:
-            gain = filter_integer(share, int(self.sharpness), self.threshold)
-            if gain is not None:
-                return gain, 0.0
-        gain, excess = filter_eigen(share, self.sharpness, self.threshold)
-        return gain, 0.0 if contained else excess
+            inner = filter_integer(share, int(self.sharpness), self.threshold)
+            if inner is not None:
+                return inner, 0.0
+        inner, excess = filter_eigen(share, self.sharpness, self.threshold)
+        return inner, 0.0 if contained else excess
 
 
 def filter_integer(share: Tensor, p: int, t: float) -> Tensor | None:
@@ -121,8 +132,10 @@ def filter_eigen(share: Tensor, p: float, t: float) -> tuple[Tensor, float]:
     """``g(R)`` from the eigenvalues of R, clipped to [0, 1]; and by how much the largest exceeded 1."""
     values, vectors, _ = eigh(share)
     excess = max(0.0, values[0].item() - 1) if len(values) else 0.0
-    r = values.clamp(0, 1)
-    # g = r^(p-1) / (r^p + s^p) with s = u (1 - r), in a form whose powers neither underflow nor meet 0 / 0.
+    return vectors * gain(values.clamp(0, 1), p, t) @ vectors.T, excess
+
+
+def gain(r: Tensor, p: float, t: float) -> Tensor:
+    """``g(r) = r^(p-1) / (r^p + s^p)``, ``s = u (1 - r)``, in a form whose powers neither underflow nor meet 0 / 0."""
     s = t / (1 - t) * (1 - r)
-    gain = 1 / (r + s * (s / r) ** (p - 1))
-    return vectors * gain @ vectors.T, excess
+    return 1 / (r + s * (s / r) ** (p - 1))

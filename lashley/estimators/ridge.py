@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from lashley.errors import SolveError
-from lashley.estimators.base import Estimator, Operator, SiteMoments, Solution
+from lashley.estimators.base import DiagonalOperator, Estimator, Operator, SiteMoments, Solution
 
 __all__ = ["Ridge"]
 
@@ -46,3 +46,9 @@ class Ridge(Estimator):
             left = target.matrix(site.augmented)
             right = reference.ridge(self.lam)
         return Operator(left, right, thin, Solution.plain("ridge", site))
+
+    def diagonal(self, site: SiteMoments) -> DiagonalOperator:
+        """``c_target / (c + lam)`` for every index."""
+        total = site.reference.moment.sum.to(site.target.sum.device)
+        solution = Solution.plain("diagonal", site, rank=int((total > 0).sum()))
+        return DiagonalOperator(site.target.sum / (total + self.lam), solution)

@@ -10,20 +10,23 @@ Legend: M matrices (groups of a convolution, else 1), O outputs and D columns of
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from operator import attrgetter
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lashley.errors import ModelError, StoreError, nearest
-from lashley.moments import Accumulator
+from lashley.moments import Accumulator, Counts
 from lashley.shifts import Shifts
 
-__all__ = ["Layer", "describe", "layer_type", "unusable", "unwrap"]
+__all__ = ["Gatherer", "Layer", "describe", "layer_type", "places", "unusable", "unwrap"]
 
+Gatherer = Accumulator | Shifts | Counts
 Spoken = type[nn.Module] | str  # a module class, or its dotted name
 _SPEAKERS: dict[str, type[Layer]] = {}  # dotted name of a module class -> the layer type that speaks for it
 
@@ -66,10 +69,50 @@ class Layer(ABC):
         for spoken in speaks_for if isinstance(speaks_for, tuple) else (speaks_for,):
             _SPEAKERS[spoken if isinstance(spoken, str) else _dotted(spoken)] = cls
 
+    by_default: ClassVar[bool] = True  # whether a recording takes such layers without being asked for them by name
+
     @classmethod
     @abstractmethod
     def of(cls, name: str, module: nn.Module) -> Layer:
-        """The description of ``module``."""
+        """The description of ``module``, or of the part of it that ``name`` ends in (see `parts`)."""
+
+    @classmethod
+    def parts(cls, module: nn.Module) -> tuple[str, ...]:
+        """For a module that is several layers: what their names add to its own. None for a module that is one layer."""
+        return ()
+
+    @property
+    def module_name(self) -> str:
+        """The name of the module that is called, and that holds the weight."""
+        return self.name
+
+    @classmethod
+    def where(cls, name: str, module: nn.Module, which: str) -> str:
+        """The attribute in which the module keeps this layer's "weight" or "bias"; dotted where a submodule has it."""
+        return which
+
+    def tensor(self, module: nn.Module, which: str) -> Tensor | None:
+        """This layer's "weight" or "bias": the module's parameter, or a view of the part of it that is this layer's."""
+        found: Tensor | None = attrgetter(self.where(self.name, module, which))(module)
+        return found
+
+    def in_state(self, state: Mapping[str, Tensor], which: str) -> tuple[str, Tensor | None]:
+        """This layer's "weight" or "bias" in a state dict, and the key it was looked for under."""
+        key = f"{self.module_name}.{which}" if self.module_name else which
+        return key, state.get(key)
+
+    def parameter(self, module: nn.Module, which: str) -> str:
+        """The name in the model of the parameter behind `tensor`."""
+        path = self.where(self.name, module, which)
+        return f"{self.module_name}.{path}" if self.module_name else path
+
+    def input_of(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+        """What this layer reads when the module is called so: the first argument."""
+        return first_argument(module, args, kwargs)
+
+    def output_of(self, output: object) -> Tensor | None:
+        """What this layer put out, if the module's output shows it."""
+        return output if isinstance(output, Tensor) else None
 
     @abstractmethod
     def rows(self, x: Tensor) -> Tensor:
@@ -99,8 +142,10 @@ class Layer(ABC):
         """The leading dims of the rows that an input of this shape makes. The first runs over samples."""
         return tuple(self.rows(torch.empty(shape, device="meta")).shape[1:-1])
 
-    def accumulator(self, dtype: torch.dtype | None = None) -> Accumulator | Shifts:
-        """Where the rows of one concept go. A type whose moments need no rows returns `Shifts`, fed with `images`."""
+    def accumulator(self, dtype: torch.dtype | None = None) -> Gatherer:
+        """Where the rows of one concept go. Types whose moments need no rows return `Shifts`, fed with `images`, or
+        `Counts`, fed with indices.
+        """
         return Accumulator(self.dim, self.matrices, dtype)
 
     def images(self, x: Tensor) -> Tensor:
@@ -159,8 +204,20 @@ def layer_type(module: nn.Module) -> type[Layer] | None:
     return None
 
 
+def places(model: nn.Module) -> dict[str, nn.Module]:
+    """Every name of every layer of a known type, in the model's order, and the module that holds its weight."""
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        speaker = layer_type(module)
+        if speaker is None or name in found:  # a part of a module above it, which is called as a function there
+            continue
+        parts = speaker.parts(module)
+        found |= {f"{name}.{part}" if name else part: module for part in parts} if parts else {name: module}
+    return found
+
+
 def describe(name: str, module: nn.Module) -> Layer:
-    """The layer description of ``module``.
+    """The layer description of ``module``, under the name that `places` gives it.
 
     Raises:
         ModelError: no type speaks for it, or its weight cannot be recorded and edited; the message says why.
@@ -172,38 +229,53 @@ def describe(name: str, module: nn.Module) -> Layer:
             f"Known are {', '.join(sorted(k.rsplit('.', 1)[-1] for k in _SPEAKERS))}; "
             "subclass lashley.layers.Layer to add one."
         )
-    if (reason := unusable(module)) is not None:
+    if (reason := unusable(name, module)) is not None:
         raise ModelError(f"Layer {name!r} ({type(module).__name__}) cannot be recorded: {reason}")
     return speaker.of(name, module)
 
 
-def unusable(module: nn.Module) -> str | None:
-    """Why a module of a known type cannot be recorded and edited, as sentences; None if it can."""
+def unusable(name: str, module: nn.Module) -> str | None:
+    """Why a layer of a known type cannot be recorded and edited, as sentences; None if it can."""
+    speaker = layer_type(module)
+    assert speaker is not None
     for which in ("weight", "bias"):
-        if torch.nn.utils.parametrize.is_parametrized(module, which):
+        path = speaker.where(name, module, which)
+        holder, _, attribute = path.rpartition(".")
+        owner = module.get_submodule(holder)
+        if torch.nn.utils.parametrize.is_parametrized(owner, attribute):
             return (
-                f"its {which} is parametrized, so an edit of it would be overwritten at the next forward pass. Bake it "
-                f"in with torch.nn.utils.parametrize.remove_parametrizations(module, {which!r})."
+                f"its {attribute} is parametrized, so an edit of it would be overwritten at the next forward pass. "
+                f"Bake it in with torch.nn.utils.parametrize.remove_parametrizations(module, {attribute!r})."
             )
-        parameter = getattr(module, which, None)
+        parameter = getattr(owner, attribute, None)
         if which == "bias" and parameter is None:
             continue
         if isinstance(parameter, nn.parameter.UninitializedParameter):
-            return f"it is lazy and has no {which} yet. Run one batch through the model first."
+            return f"it is lazy and has no {attribute} yet. Run one batch through the model first."
         if not isinstance(parameter, nn.Parameter):
             return (
-                f"expected a {which} that is a parameter, got {type(parameter).__name__}. If weight norm, spectral "
+                f"expected a {attribute} that is a parameter, got {type(parameter).__name__}. If weight norm, spectral "
                 "norm or pruning makes it anew at every pass, make that permanent (torch.nn.utils.remove_weight_norm, "
                 "torch.nn.utils.prune.remove); else leave the layer out with exclude_modules."
             )
         if not parameter.dtype.is_floating_point or parameter.dtype.itemsize < 2:
             return (
-                f"expected a {which} of floating point numbers of 16 bits or more, got {parameter.dtype}. Dequantise "
-                "the model, or leave the layer out with exclude_modules."
+                f"expected a {attribute} of floating point numbers of 16 bits or more, got {parameter.dtype}. "
+                "Dequantise the model, or leave the layer out with exclude_modules."
             )
         if parameter.is_meta:
-            return f"expected a {which} in memory, got one on the meta device. Load the checkpoint's weights first."
+            return f"expected a {attribute} in memory, got one on the meta device. Load the checkpoint's weights first."
     return None
+
+
+def first_argument(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> object:
+    """The first argument of a call, also when it is passed by keyword; where forward takes only ``**kwargs``, the first
+    tensor among them.
+    """
+    if args:
+        return args[0]
+    first = next(iter(inspect.signature(module.forward).parameters), "")
+    return kwargs[first] if first in kwargs else next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -24,8 +24,8 @@ def deviation(layer: Layer, module: nn.Module, x: Tensor, output: Tensor) -> flo
         the largest difference over the largest expected number: rounding noise where the layer type fits its module.
     """
     wide = torch.float32 if x.device.type == "mps" else torch.float64
-    weight, bias = module.weight, module.bias if layer.bias else None
-    assert isinstance(weight, Tensor)
+    weight, bias = layer.tensor(module, "weight"), layer.tensor(module, "bias") if layer.bias else None
+    assert weight is not None
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
         rows = layer.rows(x).flatten(1, -2)[:, :_ROWS].to(wide)
         expected = rows @ layer.matrix(weight)[:, :_OUTPUTS].to(wide).mT

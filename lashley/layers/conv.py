@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lashley.errors import RecordingError
-from lashley.layers.base import Layer
+from lashley.layers.base import Gatherer, Layer
 from lashley.moments import Accumulator
 from lashley.shifts import Shifts
 
@@ -62,31 +62,35 @@ class ConvLayer(Layer, speaks_for=(nn.Conv1d, nn.Conv2d, nn.Conv3d)):
     def batched(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0) if x.dim() == len(self.kernel) + 1 else x
 
-    def rows(self, x: Tensor) -> Tensor:
+    @property
+    def channels(self) -> int:
+        """Of the input, over all groups."""
+        return self.matrices * self.shape[1]
+
+    def checked(self, x: Tensor) -> Tensor:
+        """The input with samples first, if it is one for this layer."""
         axes = len(self.kernel)
-        channels = self.matrices * self.shape[1]
         x = self.batched(x)
-        if x.dim() != axes + 2 or x.shape[1] != channels:
+        if x.dim() != axes + 2 or x.shape[1] != self.channels:
             raise RecordingError(
-                f"Expected layer {self.name!r} to read {axes + 2} dims with {channels} channels, got {list(x.shape)}. "
-                "Check the batch, or leave the layer out with exclude_modules."
+                f"Expected layer {self.name!r} to read {axes + 2} dims with {self.channels} channels, got "
+                f"{list(x.shape)}. Check the batch, or leave the layer out with exclude_modules."
             )
+        return x
+
+    def rows(self, x: Tensor) -> Tensor:
+        x = self.checked(x)
         if any(before or after for before, after in self.padding):
             flat = [n for pair in reversed(self.padding) for n in pair]
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = F.pad(x, flat, mode=mode)
-        patches = _patches(x, self.kernel, self.stride, self.dilation)  # [N, C, *positions, *kernel]
-        n, positions = patches.shape[0], patches.shape[2 : 2 + axes]
-        patches = patches.unflatten(1, (self.matrices, -1))  # [N, G, C / G, *positions, *kernel]
-        order = (1, 0, *range(3, 3 + axes), 2, *range(3 + axes, 3 + 2 * axes))
-        return patches.permute(order).reshape(self.matrices, n, *positions, self.dim)
+        return patches(x, self.kernel, self.stride, self.dilation, self.matrices)
 
-    def accumulator(self, dtype: torch.dtype | None = None) -> Accumulator | Shifts:
+    def accumulator(self, dtype: torch.dtype | None = None) -> Gatherer:
         if not self._keeps_size:
             return Accumulator(self.dim, self.matrices, dtype)
-        plane = tuple(
-            (1, *values) if len(values) == 1 else values for values in (self.kernel, self.dilation)
-        )  # one axis is a plane of height one
+        kernel, dilation = (values if len(values) == 2 else (1, *values) for values in (self.kernel, self.dilation))
+        plane = (kernel[0], kernel[1]), (dilation[0], dilation[1])  # one axis is a plane of height one
         return Shifts(self._flat_rows, self.shape[1], self.matrices, *plane, dtype)
 
     def images(self, x: Tensor) -> Tensor:
@@ -136,14 +140,19 @@ def _padding(
     return tuple((int(p), int(p)) for p in given)
 
 
-def _patches(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> Tensor:
-    """All patches as a view: ``[N, C, *positions, *kernel]``."""
+def patches(
+    x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...], groups: int
+) -> Tensor:
+    """All patches of ``x [N, C, *sizes]``, channel by channel: ``[G, N, *positions, C / G * kernel]``."""
     n, c, *sizes = x.shape
     sn, sc, *strides = x.stride()
+    axes = len(kernel)
     positions = [_window(*v) for v in zip(sizes, kernel, stride, dilation, strict=True)]
     steps = [st * s for st, s in zip(strides, stride, strict=True)]
     reach = [st * d for st, d in zip(strides, dilation, strict=True)]
-    return x.as_strided((n, c, *positions, *kernel), (sn, sc, *steps, *reach))
+    view = x.as_strided((n, c, *positions, *kernel), (sn, sc, *steps, *reach)).unflatten(1, (groups, -1))
+    order = (1, 0, *range(3, 3 + axes), 2, *range(3 + axes, 3 + 2 * axes))
+    return view.permute(order).flatten(2 + axes)
 
 
 def _window(size: int, kernel: int, stride: int, dilation: int) -> int:
