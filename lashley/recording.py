@@ -25,7 +25,7 @@ from lashley.errors import (
 )
 from lashley.estimators import DiagonalOperator, Estimator, Operator, Projection, SiteMoments, Solution
 from lashley.geometry import effective_rank
-from lashley.layers import Layer, describe, places, unwrap
+from lashley.layers import Layer, describe, named_modules, places, unwrap
 from lashley.moments import Diagonal, Moment, pool, wide
 from lashley.progress import track
 from lashley.provenance import environment, fingerprint
@@ -388,12 +388,12 @@ class Recording:
 
     def _parameters(self, model: nn.Module) -> dict[str, Parameters]:
         """Weight and bias of every recorded layer, from a model that has them in the recorded form."""
-        modules = places(model)
+        modules = named_modules(model)
         found = {}
         for name, layer in self.layers.items():
             if name not in modules:
                 raise SelectionError(
-                    f"Expected the model to have layer {name!r}, which was recorded. {nearest(name, modules)}"
+                    f"Expected the model to have layer {name!r}, which was recorded. {nearest(name, places(model))}"
                 )
             module = modules[name]
             if (here := describe(name, module)) != layer:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lashley.errors import SelectionError, nearest
-from lashley.layers import Layer, describe, layer_type, places, unwrap
+from lashley.layers import Layer, describe, layer_type, named_modules, places, unwrap
 from lashley.layers.base import unusable
 
 __all__ = ["Entry", "Patterns", "match_names", "select", "survey", "tied_parameters"]
@@ -105,7 +105,7 @@ def survey(
             alone = ".".join(filter(None, (first, part)))
             name = names.get(_key(alone, module), alone)
             tied = ties.get(".".join(filter(None, (first, speaker.where(name, module, "weight")))), ())
-            reason = _ALONE if not name else unusable(name, module) or ("" if name in chosen else "not selected")
+            reason = _ALONE if not name else unusable(module, name) or ("" if name in chosen else "not selected")
             if not reason:
                 layer = describe(name, module)
                 sizes = (layer.matrices, layer.dim, layer.out, layer.bias, layer.moment_bytes)
@@ -194,7 +194,7 @@ def _ends_in(name: str, entry: str) -> bool:
 
 def _named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """All names of all modules and layers but the model's own, which has none."""
-    modules = {**dict(model.named_modules(remove_duplicate=False)), **places(model)}
+    modules = named_modules(model)
     modules.pop("")
     return modules
 

@@ -24,7 +24,6 @@ from functools import lru_cache
 from itertools import product
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lashley.moments import Accumulator, Moment, edges, full_precision, pool, product_dtype, thin_limit
@@ -193,7 +192,7 @@ class Shifts:
         down, across = (d * (k // 2) for k, d in zip(self.kernel, self.dilation, strict=True))
         flat, width = image, 0
         if as_it_lies := self.channels < _WIDE:
-            padded = F.pad(image, (0, 0, 0, 2 * across, 0, 2 * down))
+            padded = torch.constant_pad_nd(image, (0, 0, 0, 2 * across, 0, 2 * down))
             flat, width = padded.flatten(1, 3), padded.shape[3]
         for window in _windows(self.kernel, self.dilation):
             if as_it_lies and not window.rows and not window.columns:

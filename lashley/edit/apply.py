@@ -23,7 +23,7 @@ from lashley.edit.receipt import Change, Measure, Receipt, dtype_name, measure, 
 from lashley.edit.ties import check_policy, sharers, untie
 from lashley.engram import Delta, Engram, widest
 from lashley.errors import EditError, LashleyWarning, nearest
-from lashley.layers import Layer, describe, places, unwrap
+from lashley.layers import Layer, describe, named_modules, places, unwrap
 from lashley.provenance import fingerprint
 from lashley.strength import Strength
 
@@ -261,11 +261,11 @@ def _modules(model: nn.Module, engram: Engram) -> dict[str, nn.Module]:
     """The module for every layer of the engram; refuses other names, shapes and weights that cannot be edited."""
     if not len(engram):
         raise EditError("Expected an engram with at least one layer, got an empty one.")
-    modules = places(model)
+    modules = named_modules(model)
     found = {}
     for name, delta in engram.items():
         if name not in modules:
-            raise EditError(f"Expected the model to have layer {name!r} of the engram. {nearest(name, modules)}")
+            raise EditError(f"Expected the model to have layer {name!r} of the engram. {nearest(name, places(model))}")
         layer = describe(name, modules[name])
         if not delta.fits(layer):
             raise EditError(

@@ -9,7 +9,7 @@ Importing this package registers the types it speaks for: `torch.nn.Linear` and 
 from __future__ import annotations
 
 from lashley.layers.attention import AttentionLayer
-from lashley.layers.base import Layer, describe, layer_type, places, unwrap
+from lashley.layers.base import Layer, describe, layer_type, named_modules, places, unwrap
 from lashley.layers.check import deviation
 from lashley.layers.conv import ConvLayer
 from lashley.layers.conv_transpose import ConvTransposeLayer
@@ -27,6 +27,7 @@ __all__ = [
     "describe",
     "deviation",
     "layer_type",
+    "named_modules",
     "places",
     "unwrap",
 ]

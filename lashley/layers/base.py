@@ -24,7 +24,7 @@ from lashley.errors import ModelError, StoreError, nearest
 from lashley.moments import Accumulator, Counts
 from lashley.shifts import Shifts
 
-__all__ = ["Gatherer", "Layer", "describe", "layer_type", "places", "unusable", "unwrap"]
+__all__ = ["Gatherer", "Layer", "describe", "layer_type", "named_modules", "places", "unusable", "unwrap"]
 
 Gatherer = Accumulator | Shifts | Counts
 Spoken = type[nn.Module] | str  # a module class, or its dotted name
@@ -216,6 +216,11 @@ def places(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def named_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every name of every module, as torch has them, and of every layer, with the module that holds its weight."""
+    return {**dict(model.named_modules(remove_duplicate=False)), **places(model)}
+
+
 def describe(name: str, module: nn.Module) -> Layer:
     """The layer description of ``module``, under the name that `places` gives it.
 
@@ -229,12 +234,12 @@ def describe(name: str, module: nn.Module) -> Layer:
             f"Known are {', '.join(sorted(k.rsplit('.', 1)[-1] for k in _SPEAKERS))}; "
             "subclass lashley.layers.Layer to add one."
         )
-    if (reason := unusable(name, module)) is not None:
+    if (reason := unusable(module, name)) is not None:
         raise ModelError(f"Layer {name!r} ({type(module).__name__}) cannot be recorded: {reason}")
     return speaker.of(name, module)
 
 
-def unusable(name: str, module: nn.Module) -> str | None:
+def unusable(module: nn.Module, name: str = "") -> str | None:
     """Why a layer of a known type cannot be recorded and edited, as sentences; None if it can."""
     speaker = layer_type(module)
     assert speaker is not None
