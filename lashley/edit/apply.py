@@ -146,13 +146,13 @@ class _Target:
     Attributes:
         name: for messages.
         parameter: the tensor.
-        owners: the modules and attributes that hold it.
+        owners: the modules and attributes that hold it, each with its own parameter (two may lie in the same memory).
         parts: which part of which delta is added to it, times what.
     """
 
     name: str
     parameter: nn.Parameter
-    owners: list[tuple[nn.Module, str]] = field(default_factory=list)
+    owners: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
     parts: list[tuple[Delta, str, float]] = field(default_factory=list)
 
     def step(self) -> Tensor:
@@ -181,11 +181,11 @@ class _Target:
         return measure(old, self.parameter, step)
 
 
-def _put_back(parameter: nn.Parameter, old: Tensor, owners: list[tuple[nn.Module, str]]) -> None:
+def _put_back(parameter: nn.Parameter, old: Tensor, owners: list[tuple[nn.Module, str, nn.Parameter]]) -> None:
     with torch.no_grad():
         parameter.copy_(old)
-    for module, attribute in owners:
-        setattr(module, attribute, parameter)
+    for module, attribute, own in owners:
+        setattr(module, attribute, own)
 
 
 def _write(
@@ -199,7 +199,7 @@ def _write(
         for part in ("weight", "bias") if delta.bias is not None else ("weight",):
             parameter = getattr(modules[name], part)
             target = targets.setdefault(_memory(parameter), _Target(f"{name}.{part}", parameter))
-            target.owners.append((modules[name], part))
+            target.owners.append((modules[name], part, parameter))
             target.parts.append((delta, part, strength))
             of.setdefault(name, []).append(target)
     for target in targets.values():
