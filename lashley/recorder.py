@@ -383,8 +383,8 @@ class _Recorder:
     def _check_rows(self, site: Site, concepts: Iterable[str]) -> None:
         if not site.rows:
             raise DataError(
-                f"Expected at least one row at site {site.name!r}, got none: the batches are empty, or the mask selects "
-                "nothing (are all labels -100, or is the attention mask all zeros?)."
+                f"Expected at least one row at site {site.name!r}, got none: the batches are empty, or the mask "
+                "selects nothing (are all labels -100, or is the attention mask all zeros?)."
             )
         for concept in concepts:
             if concept not in self.held[site.name]:

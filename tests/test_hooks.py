@@ -298,6 +298,7 @@ def test_when_a_pass_may_stop(first, second, stops):
     assert not stop.reached(list("abc"))
     stop.learn(list(second))
     assert stop.reached(list("abc")) == stops
+    assert stop.reached(list(first)) == stops
     for fired in ("ab", "acb", "cab", "abcb"):
         assert not stop.reached(list(fired))
 

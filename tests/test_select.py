@@ -76,7 +76,8 @@ def test_an_entry_is_not_the_end_of_a_word(llama):
 def test_a_text_is_a_regular_expression_for_the_full_name(llama):
     assert list(select(llama, r".*\.(q|v)_proj")) == names("q_proj", "v_proj")
     assert list(select(llama, r"model\.layers\.[02]\.mlp\..*")) == names(*MLP, blocks=(0, 2))
-    assert list(select(llama, ".*")) == list(select(llama))  # every layer; containers do not count
+    every = ["model.embed_tokens", *select(llama)]  # containers do not count; the embedding does, being asked for
+    assert list(select(llama, ".*")) == every
 
 
 def test_all_linear_leaves_out_the_head_and_convolutions(llama, gpt2):
@@ -148,13 +149,17 @@ class Attention(nn.Module):
         self.out = nn.Linear(4, 4)
 
 
-def test_the_output_of_multi_head_attention_is_a_function_and_skipped_by_default():
-    assert list(select(Attention())) == ["out"]
-    assert list(select(Attention(), "all-linear")) == ["out"]
-    assert "attention.out_proj" in select(Attention(), ".*")  # asked for: the recording says that it never fires
-    reasons = {entry.name: entry.reason for entry in survey(Attention())}
-    assert reasons["attention.out_proj"].startswith("nn.MultiheadAttention calls it as a function")
-    assert reasons["attention"] == "no layer type speaks for MultiheadAttention"
+def test_multi_head_attention_is_four_layers():
+    parts = [f"attention.{part}" for part in ("q_proj", "k_proj", "v_proj", "out_proj")]
+    assert list(select(Attention())) == [*parts, "out"]
+    assert list(select(Attention(), ["out_proj"])) == ["attention.out_proj"]
+    assert list(select(Attention(), exclude_modules=r"attention\..*")) == ["out"]
+    entries = {entry.name: entry for entry in survey(Attention())}
+    assert {name for name, entry in entries.items() if entry.status == "record"} == {*parts, "out"}
+    assert entries["attention.k_proj"].dim == 4
+    assert "attention" not in entries  # its parts stand for it
+    with pytest.raises(SelectionError, match="Expected the name of a layer, got 'attention', which is several"):
+        select(Attention(), ["attention"])
 
 
 def test_wrappers_do_not_show_in_names():
@@ -180,7 +185,7 @@ def test_wrappers_do_not_show_in_names():
         ({"exclude_modules": "lm_haed"}, "exclude_modules='lm_haed' is a regular expression"),
         ({"exclude_modules": []}, "exclude_modules to name something"),
         ({"exclude_modules": ["self_attn"]}, r"'self_attn', which is no layer but holds .*\(\.\*\\\.\)\?self_attn"),
-        ({"exclude_modules": ".*"}, "of 22 layers of known types the patterns and indices leave none"),
+        ({"exclude_modules": ".*"}, "of 23 layers of known types the patterns and indices leave none"),
         ({"layers_pattern": "layers"}, "Expected layers_to_transform with layers_pattern"),
         ({"layers_to_transform": 3}, r"asks for block 3, and no selected layer .* in blocks \[0, 1, 2\]"),
         ({"layers_to_transform": [0, -1]}, "asks for block -1"),

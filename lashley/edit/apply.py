@@ -146,7 +146,7 @@ class _Target:
     Attributes:
         name: for messages.
         tensor: the parameter, or the part of it that is a layer's.
-        owners: the modules and attributes that hold the parameter, and the parameter.
+        owners: the modules and attributes that hold it, each with its own parameter (two may lie in one memory).
         parts: which part of which delta is added to it, times what.
     """
 

@@ -172,6 +172,7 @@ def measure(old: Tensor, new: Tensor, asked: Tensor | None = None) -> Measure:
     wide = widest(old.device)
     sums = torch.zeros(4, dtype=wide, device=old.device)
     moved = torch.zeros((), dtype=torch.int64, device=old.device)
+    total = 0
     for a, b, *wanted in pieces(old, new) if asked is None else pieces(old, new, asked):
         differs = (a != b) & ~((a != a) & (b != b))
         before = a.to(wide)
@@ -182,13 +183,17 @@ def measure(old: Tensor, new: Tensor, asked: Tensor | None = None) -> Measure:
             found += [step, change - step]
         sums[: len(found)] += torch.stack([part.square().sum() for part in found])
         moved += differs.sum()
+        total += a.numel()
     values = sums.tolist()
     requested, missed = (None, None) if asked is None else values[2:]
-    return Measure(values[0], values[1], int(moved), old.numel(), requested, missed)
+    return Measure(values[0], values[1], int(moved), total, requested, missed)
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Tensors of one shape, a few million numbers at a time, so that wide copies of them stay small."""
+    """Tensors of one shape, a few million numbers at a time, so that wide copies of them stay small.
+
+    Complex numbers come as pairs of real ones.
+    """
     whole = [torch.view_as_real(t) if t.is_complex() else t for t in map(torch.atleast_1d, tensors)]
     rows = max(1, _PIECE // max(1, whole[0][:1].numel()))
     return zip(*(t.split(rows) for t in whole), strict=True)
