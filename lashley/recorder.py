@@ -129,7 +129,7 @@ class _Pass:
     identities: Identities = field(default_factory=Identities)
     fired: list[str] = field(default_factory=list)
     picks: dict[object, list[Pick]] = field(default_factory=dict)
-    finite: list[tuple[str, Tensor]] = field(default_factory=list)
+    sums: list[tuple[str, Tensor]] = field(default_factory=list)  # of rows: finite exactly when every row is
 
 
 class _Encoder:
@@ -276,7 +276,7 @@ class _Recorder:
             held[concept] = Accumulator(layer.dim, layer.matrices, self.dtype)
         owned = rows.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
         total = held[concept].add(rows, owned=owned)
-        self.now.finite.append((name, torch.isfinite(total).all()))  # a sum is finite exactly when its terms are
+        self.now.sums.append((name, total.flatten()))
 
     def _on_output(self, name: str, output: object) -> None:
         """In the first batch: does the layer compute ``W x + b`` of its first sample?"""
@@ -295,11 +295,11 @@ class _Recorder:
 
     def _check_finite(self) -> None:
         by_device: dict[torch.device, list[Tensor]] = {}
-        for _, flag in self.now.finite:
-            by_device.setdefault(flag.device, []).append(flag)
-        if all(torch.stack(flags).all() for flags in by_device.values()):  # waits for each device once
+        for _, total in self.now.sums:
+            by_device.setdefault(total.device, []).append(total)
+        if all(torch.isfinite(torch.cat(totals)).all() for totals in by_device.values()):  # waits for a device once
             return
-        name = next(name for name, flag in self.now.finite if not flag)
+        name = next(name for name, total in self.now.sums if not torch.isfinite(total).all())
         raise RecordingError(
             f"Expected finite inputs, got nan or inf in the input of layer {name!r} in batch {self.now.number}. "
             "Check that batch, or the model's precision (float16 overflows beyond 65504)."
