@@ -93,13 +93,13 @@ def record(
 
     def run(share: bool) -> Recording:
         recorder = _Recorder(inner, layers, rows, forward, dtype, share)
-        with at_rest(inner):
+        with at_rest(model):
             batches = stream(data, concept_of, concept_names)
             for batch, members in track(batches, total_batches(parts), "recording", "batches", progress):
                 recorder.step(batch, members)
-        if concept_of is None:
-            return recorder.finish(tuple(data), complete=True)
-        return recorder.finish(None if concept_names is None else tuple(concept_names), complete=False)
+            if concept_of is None:
+                return recorder.finish(tuple(data), complete=True)
+            return recorder.finish(None if concept_names is None else tuple(concept_names), complete=False)
 
     try:
         return run(share=True)
