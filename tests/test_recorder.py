@@ -844,8 +844,11 @@ def test_a_compiled_model_is_recorded_through_the_module_that_was_written():
     model.train()
     with untouched(model):
         assert_same(record(whole, {"a": X.split(8)}), wanted)
+    compiled = torch._dynamo.utils.counters
+    compiled.clear()
     by_hand = record(whole, {"a": X.split(8)}, forward=lambda _, batch: whole(batch))  # calls the compiled one
     assert_same(by_hand, wanted)
+    assert not compiled["frames"]  # the hooks are not compiled along
     in_place = mlp()
     in_place.compile(backend="eager")
     in_place(X)
