@@ -95,13 +95,13 @@ def record(
 
     def run(share: bool) -> Recording:
         recorder = _Recorder(inner, layers, rows, forward, dtype, share)
-        with at_rest(inner):
+        with at_rest(model):
             batches = stream(data, concept_of, concept_names)
             for batch, members in track(batches, total_batches(parts), "recording", "batches", progress):
                 recorder.step(batch, members)
-        if concept_of is None:
-            return recorder.finish(tuple(data), complete=True)
-        return recorder.finish(None if concept_names is None else tuple(concept_names), complete=False)
+            if concept_of is None:
+                return recorder.finish(tuple(data), complete=True)
+            return recorder.finish(None if concept_names is None else tuple(concept_names), complete=False)
 
     try:
         return run(share=True)
@@ -131,7 +131,7 @@ class _Pass:
     identities: Identities = field(default_factory=Identities)
     fired: list[str] = field(default_factory=list)
     picks: dict[object, list[Pick]] = field(default_factory=dict)
-    finite: list[tuple[str, Tensor]] = field(default_factory=list)
+    sums: list[tuple[str, Tensor]] = field(default_factory=list)  # of rows: finite exactly when every row is
 
 
 class _Encoder:
@@ -291,8 +291,7 @@ class _Recorder:
             totals = [
                 into.add(rows, owned=rows.untyped_storage().data_ptr() != here) for rows in rows_of(layer, x, chosen)
             ]
-        # A sum is finite exactly when its terms are.
-        self.now.finite += [(name, torch.isfinite(total).all()) for total in totals]
+        self.now.sums += [(name, total.flatten()) for total in totals]
 
     def _on_output(self, name: str, output: Tensor) -> None:
         """In the first batch: does the layer compute ``W x + b`` of its first sample?"""
@@ -316,11 +315,11 @@ class _Recorder:
 
     def _check_finite(self) -> None:
         by_device: dict[torch.device, list[Tensor]] = {}
-        for _, flag in self.now.finite:
-            by_device.setdefault(flag.device, []).append(flag)
-        if all(torch.stack(flags).all() for flags in by_device.values()):  # waits for each device once
+        for _, total in self.now.sums:
+            by_device.setdefault(total.device, []).append(total)
+        if all(torch.isfinite(torch.cat(totals)).all() for totals in by_device.values()):  # waits for a device once
             return
-        name = next(name for name, flag in self.now.finite if not flag)
+        name = next(name for name, total in self.now.sums if not torch.isfinite(total).all())
         raise RecordingError(
             f"Expected finite inputs, got nan or inf in the input of layer {name!r} in batch {self.now.number}. "
             "Check that batch, or the model's precision (float16 overflows beyond 65504)."

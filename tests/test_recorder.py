@@ -138,7 +138,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             {name: p.grad for name, p in model.named_parameters()},
             {name: p.requires_grad for name, p in model.named_parameters()},
             [(name, module.training) for name, module in model.named_modules()],
-            [(len(m._forward_pre_hooks), len(m._forward_hooks)) for m in model.modules()],
+            [(len(m._forward_pre_hooks), len(m._forward_hooks), sorted(vars(m))) for m in model.modules()],
             torch.get_rng_state().tolist(),
             random.getstate(),
             (kind, keys.tolist(), rest),
@@ -760,6 +760,14 @@ def test_a_recording_leaves_no_trace():
         record(model, DataLoader(TensorDataset(X, LABELS), batch_size=5, shuffle=True), concept_of=lambda b: b[1])
 
 
+def test_a_pass_that_ended_early_leaves_no_trace():
+    model, batches = llama().train(), token_batches() * 2
+    with untouched(model):
+        record(model, {"a": batches})
+    model.eval()
+    assert torch.equal(model(**batches[0]).logits, llama()(**batches[0]).logits)
+
+
 @pytest.mark.parametrize("where", ["model", "data", "labels", "mask", "first batch"])
 def test_a_recording_that_fails_leaves_no_trace(where):
     model = used()
@@ -800,6 +808,9 @@ def test_a_recording_in_inference_mode():
     model = shared(lambda h, call: h)
     with torch.inference_mode():
         recording = record(model, {"a": BATCHES})
+        few = record(model, {"a": [BATCHES[0][:2]]}).moment("a", "q")
+    assert not few.rows.is_inference()
+    assert not recording.moment("a", "q").blocks[0].is_inference()
     assert sites(recording) == [("q", "k")]
     assert_both(model, recording)
     inside = record(model, {"a": BATCHES}, forward=lambda model, batch: torch.inference_mode()(model)(batch))
@@ -829,11 +840,15 @@ def test_a_compiled_model_is_recorded_through_the_module_that_was_written():
     model = mlp()
     wanted = record(model, {"a": X.split(8)})
     whole = torch.compile(model, backend="eager")
-    whole(X)
+    whole.eval()(X)
+    model.train()
     with untouched(model):
         assert_same(record(whole, {"a": X.split(8)}), wanted)
+    compiled = torch._dynamo.utils.counters
+    compiled.clear()
     by_hand = record(whole, {"a": X.split(8)}, forward=lambda _, batch: whole(batch))  # calls the compiled one
     assert_same(by_hand, wanted)
+    assert not compiled["frames"]  # the hooks are not compiled along
     in_place = mlp()
     in_place.compile(backend="eager")
     in_place(X)

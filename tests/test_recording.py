@@ -526,7 +526,7 @@ def test_merge_of_overlapping_concepts(model: nn.Module) -> None:
 def test_a_duplicate_shard_is_refused(model: nn.Module) -> None:
     a, b = (lashley.record(model, data(seed=s)) for s in (1, 2))
     again = lashley.record(model, data(seed=1))
-    for shards in ((a, a), (a, again), (lashley.merge(a, b), b)):
+    for shards in ((a, a), (a, again), (a, b, a), (lashley.merge(a, b), b)):
         with pytest.raises(MomentError, match=r"every shard once, got shard \w+ twice: its rows would count double"):
             lashley.merge(*shards)
 

@@ -23,15 +23,16 @@ def deviation(layer: Layer, module: nn.Module, x: Tensor, output: Tensor) -> flo
     Returns:
         the largest difference over the largest expected number: rounding noise where the layer type fits its module.
     """
-    wide = torch.float32 if x.device.type == "mps" else torch.float64
     weight, bias = layer.tensor(module, "weight"), layer.tensor(module, "bias") if layer.bias else None
     assert weight is not None
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        rows = layer.rows(x).flatten(1, -2)[:, :_ROWS].to(wide)
+    place = weight.device  # a model spread over devices may bring the input here only inside the call
+    wide = torch.float32 if place.type == "mps" else torch.float64
+    with torch.no_grad(), torch.autocast(place.type, enabled=False):
+        rows = layer.rows(x).flatten(1, -2)[:, :_ROWS].to(place, wide)
         expected = rows @ layer.matrix(weight)[:, :_OUTPUTS].to(wide).mT
         if isinstance(bias, Tensor):
             expected = expected + layer.biases(bias)[:, None, :_OUTPUTS].to(wide)
-        got = layer.responses(output).flatten(1, -2)[:, : rows.shape[1], :_OUTPUTS].to(wide)
+        got = layer.responses(output).flatten(1, -2)[:, : rows.shape[1], :_OUTPUTS].to(place, wide)
         told = torch.isfinite(got)  # what overflowed says nothing about the formula
         if not told.any():
             return 0.0
