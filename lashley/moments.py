@@ -91,6 +91,7 @@ class Moment:
 
     @property
     def thin(self) -> bool:
+        """Whether the rows themselves are held."""
         return self.rows is not None
 
     @property
@@ -127,6 +128,7 @@ class Moment:
         return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if augmented else rows
 
     def to(self, device: torch.device | str) -> Moment:
+        """The moment on another device."""
         return Moment(
             self.sum.to(device),
             self.count,

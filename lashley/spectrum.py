@@ -120,6 +120,7 @@ class Cut:
         return f"rtol D x 2^{math.log2(self.ulp):g}"
 
     def to_json(self) -> dict[str, Any]:
+        """The settings, for manifests: ``Cut(**values)`` is the inverse."""
         return asdict(self)
 
 

@@ -308,7 +308,7 @@ def test_engram_pools_a_list_and_sums_a_mapping(there):
     recording, sharp = lashley.Recording.load("digits.rec"), lashley.Projection(sharpness=2)
     ok("engram digits.rec --model tinynets:build --concepts 3 8 --sharpness 2 --out pooled")
     done = ok("engram digits.rec --model tinynets:build --weighted-sum 3=1 8=-0.5 --sharpness 2 --out summed")
-    assert "engram of 3, 8 x -0.5" in done.out and "no single solution" in done.out
+    assert "engram of 3, 8 x -0.5" in done.out
     for path, concepts in (("pooled", ["3", "8"]), ("summed", {"3": 1.0, "8": -0.5})):
         expected = recording.engram(network(), concepts, estimator=sharp)
         assert torch.equal(lashley.Engram.load(path)["head"].weight, expected["head"].weight)

@@ -62,10 +62,10 @@ MEMBERS = {
     lashley.Engram: "base_fingerprint concepts estimator get items keys load made_by save select to values "
     "weight_norms",
     lashley.Cut: "condition energy keep notebook paper rank relative rtol to_json ulp",
-    lashley.Projection: "cut from_json operator plain sharpness threshold to_json",
-    lashley.Ridge: "from_json lam operator to_json",
+    lashley.Projection: "check cut diagonal from_json operator plain sharpness threshold to_json",
+    lashley.Ridge: "check diagonal from_json lam operator to_json",
     Site: "dim layers name rows",
-    Delta: "base base_norm bias factors fits layer norm plus scaled solutions to weight",
+    Delta: "base base_norm bias factors fits layer norm plus scaled solutions to touches weight",
     Receipt: "base_matches changed layers only_after only_before skipped to_dict",
     Change: "alpha asked before change dtype error moved name note status",
 }

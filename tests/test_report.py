@@ -18,6 +18,7 @@ from jinja2 import UndefinedError
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from lashley.errors import DataError
 from lashley.report import digits, figures, page
 
 TEN = [str(digit) for digit in range(10)]
@@ -220,7 +221,7 @@ def luminance(colour) -> float:
 
 @pytest.mark.parametrize(("rows", "columns"), [(["a"], ["x", "y"]), (["a", "b"], ["x"]), ([], ["x", "y"])])
 def test_a_heat_map_refuses_labels_that_do_not_fit(rows, columns):
-    with pytest.raises(ValueError, match=rf"{len(rows)} rows and {len(columns)} columns.*got shape \(2, 2\)"):
+    with pytest.raises(DataError, match=rf"{len(rows)} rows and {len(columns)} columns.*got shape \(2, 2\)"):
         figures.heat_map([[1, 2], [3, 4]], rows, columns)
 
 
@@ -242,7 +243,7 @@ def test_labels_of_lines_that_end_together_are_set_apart_in_order():
 
 
 def test_curves_refuse_lines_of_another_length():
-    with pytest.raises(ValueError, match="expected 3 points in the line 'short', one per x; got 2"):
+    with pytest.raises(DataError, match="Expected 3 points in the line 'short', one per x; got 2"):
         figures.curves([0, 1, 2], {"short": [1, 2]})
 
 

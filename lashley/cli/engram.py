@@ -169,9 +169,7 @@ def _text(out: str, engram: Engram, estimator: Estimator) -> str:
     ]
     head = ("layer", "||E||/||W||", "kept rank", "of", "condition", "eigengap", "solver")
     concepts = ", ".join(f"{name} x {weight:g}" if weight != 1 else name for name, weight in engram.concepts.items())
-    unsolved = any(not delta.solutions for delta in engram.values())
-    note = "\nA weighted sum has no single solution; solve one concept to see rank and condition." if unsolved else ""
-    return f"engram of {concepts}\n{_spoken(estimator)}\n\n{table(head, rows)}\n{note}\nwritten to {out}"
+    return f"engram of {concepts}\n{_spoken(estimator)}\n\n{table(head, rows)}\n\nwritten to {out}"
 
 
 def _spoken(estimator: Estimator) -> str:

@@ -21,6 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike, NDArray
 
+from lashley.errors import DataError
+
 __all__ = ["BLUE", "GREY", "ORANGE", "curves", "heat_map", "png", "save", "thumbnail"]
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b7280"
@@ -72,12 +74,12 @@ def heat_map(
         cell: width and height of a cell in inches.
 
     Raises:
-        ValueError: the labels do not fit the matrix.
+        DataError: the labels do not fit the matrix.
     """
     values = np.asarray(matrix, dtype=float)
     if values.shape != (len(rows), len(columns)):
-        raise ValueError(
-            f"expected a matrix of {len(rows)} rows and {len(columns)} columns, as many as labels; "
+        raise DataError(
+            f"Expected a matrix of {len(rows)} rows and {len(columns)} columns, as many as labels; "
             f"got shape {values.shape}"
         )
     x, y = _positions(len(columns), column_gaps), _positions(len(rows), row_gaps)
@@ -132,7 +134,7 @@ def curves(
         y_range: lowest and highest value of the vertical axis; None leaves it to the data.
 
     Raises:
-        ValueError: a line has not as many points as ``x``.
+        DataError: a line has not as many points as ``x``.
     """
     points = np.asarray(x, dtype=float)
     with matplotlib.rc_context(_STYLE):
@@ -142,7 +144,7 @@ def curves(
             values = np.asarray(line, dtype=float)
             values = values[:, None] if values.ndim == 1 else values
             if len(values) != len(points):
-                raise ValueError(f"expected {len(points)} points in the line {label!r}, one per x; got {len(values)}")
+                raise DataError(f"Expected {len(points)} points in the line {label!r}, one per x; got {len(values)}")
             if values.shape[1] > 1:
                 axes.fill_between(points, values.min(1), values.max(1), color=colour, alpha=0.13, lw=0)
             axes.plot(points, values.mean(1), color=colour, lw=2, marker="o", ms=3.5)
