@@ -48,9 +48,9 @@ def untie(undo: ExitStack, model: nn.Module, modules: Mapping[str, nn.Module]) -
     ties = tied_parameters(model)
     for name, module in modules.items():
         for attribute in ("weight", "bias"):
-            shared = getattr(module, attribute, None)
-            if f"{name}.{attribute}" not in ties or shared is None:
+            if f"{name}.{attribute}" not in ties:
                 continue
+            shared = getattr(module, attribute)
             own = nn.Parameter(shared.detach().clone(), requires_grad=shared.requires_grad)
             undo.callback(setattr, module, attribute, shared)
             setattr(module, attribute, own)
