@@ -89,6 +89,7 @@ class Moment:
 
     @property
     def thin(self) -> bool:
+        """Whether the moment is held as its rows."""
         return self.rows is not None
 
     @property
@@ -125,6 +126,7 @@ class Moment:
         return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if augmented else rows
 
     def to(self, device: torch.device | str) -> Moment:
+        """The moment on another device; what is there already is not copied."""
         return Moment(
             self.sum.to(device),
             self.count,
