@@ -91,7 +91,7 @@ class Moment:
 
     @property
     def thin(self) -> bool:
-        """Whether the rows themselves are held."""
+        """Whether the moment is held as its rows."""
         return self.rows is not None
 
     @property
@@ -128,7 +128,7 @@ class Moment:
         return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if augmented else rows
 
     def to(self, device: torch.device | str) -> Moment:
-        """The moment on another device."""
+        """The moment on another device; what is there already is not copied."""
         return Moment(
             self.sum.to(device),
             self.count,

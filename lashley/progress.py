@@ -27,7 +27,7 @@ def track(items: Iterable[T], total: int | None, what: str, unit: str, show: boo
     if not show:
         yield from items
     elif terminal:
-        yield from tqdm(items, total=total, desc=what, unit=unit, dynamic_ncols=True, leave=False)
+        yield from tqdm(items, total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, leave=False)
     else:
         yield from _lines(items, total, what, unit)
 

@@ -30,8 +30,8 @@ __all__ = ["Cut", "Eigen", "Factor", "Spectrum", "Whitening", "eigh"]
 
 EPS32 = 2.0**-23
 EPS64 = 2.0**-52
-# An upper bound of the rounding noise of products, in units in the last place of the largest eigenvalue. Measured on
-# Gaussian rows: 1.4 for products of 1024 rows, 2 for 8192; rows with a mean have less of it.
+# An upper bound of the rounding noise of products, in units in the last place of the largest eigenvalue. Rows with a
+# mean have less of it than Gaussian ones, with which tests/test_spectrum.py compares it.
 _NOISE_ULPS = 16
 
 
@@ -120,7 +120,7 @@ class Cut:
         return f"rtol D x 2^{math.log2(self.ulp):g}"
 
     def to_json(self) -> dict[str, Any]:
-        """The settings, for manifests: ``Cut(**values)`` is the inverse."""
+        """The settings, for manifests; ``Cut(**settings)`` is its inverse."""
         return asdict(self)
 
 
@@ -133,7 +133,6 @@ class Spectrum:
         rank: k, how many eigenvalues were kept.
         rtol: the smallest kept share of the largest eigenvalue that the cut allowed (None for rank and energy cuts).
         largest, smallest: the largest and the smallest kept eigenvalue.
-        condition: largest / smallest; None when nothing was kept.
         eigengap: smallest kept / largest dropped eigenvalue; None when nothing above zero was dropped. Near 1, the cut
             goes through a dense part of the spectrum and another cut would give another engram.
         solver: "cholesky", "eigh" or "svd" (the fallback). With Cholesky the two extreme eigenvalues are estimates,
@@ -152,6 +151,7 @@ class Spectrum:
 
     @property
     def condition(self) -> float | None:
+        """Largest / smallest kept eigenvalue; None when none was kept."""
         return self.largest / self.smallest if self.smallest > 0 else None
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,14 @@ def test_inference_mode_is_left_and_entered_again():
         assert torch.is_inference_mode_enabled()
 
 
+@pytest.fixture
+def dynamo() -> Iterator[None]:
+    """Compiled code and the tensors it holds go with the test."""
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("dynamo")
 @torch.no_grad()
 def test_compiled_parts_run_as_they_were_written():
     """Hooks do not fire in compiled code."""

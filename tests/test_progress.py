@@ -69,7 +69,9 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     out = Terminal()
     monkeypatch.setattr(sys, "stderr", out)
     list(track(range(3), 3, "recording", "batches", None))
-    assert "recording" in out.getvalue()
+    assert "recording:   0%" in out.getvalue()
+    assert "0/3" in out.getvalue()
+    assert "? batches/s" in out.getvalue()
     assert "\r" in out.getvalue()
 
 

@@ -835,6 +835,14 @@ def test_a_batch_goes_where_the_model_is(monkeypatch):
 # Models in wrappers.
 
 
+@pytest.fixture
+def dynamo() -> Iterator[None]:
+    """Compiled code and the tensors it holds go with the test."""
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("dynamo")
 @torch.no_grad()
 def test_a_compiled_model_is_recorded_through_the_module_that_was_written():
     model = mlp()

@@ -131,7 +131,9 @@ def test_an_untied_head_is_edited_and_nothing_else(any_tied):
     weight, bias = model.get_submodule(head).weight.detach().clone(), model.get_submodule(head).bias
     bias = None if bias is None else bias.detach().clone()
     kept = raw(model.get_submodule(embedding).weight)
+    others = {id(p) for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(f"{head}.")}
     receipt = ablate_(model, engram, tied="untie")
+    assert others == {id(p) for n, p in model.named_parameters(remove_duplicate=False) if not n.startswith(f"{head}.")}
     edited, read_now = logits_and_input(model, head)
     assert raw(read_now) == raw(read)  # not what the head reads, also where the forward pass looks at the config
     new_bias = None if bias is None else bias - engram[head].bias
@@ -304,6 +306,7 @@ def test_two_layers_on_one_tensor_are_untied_from_each_other(make):
     with ablated(model, engram, tied="untie"):
         for place, name in ((0, "0"), (2, "2")):
             assert_close(model[place].weight, start - engram[name].weight, atol=1e-14)
+            assert id(model[place].bias) == before[f"{name}.bias"][0]  # what was not tied stays the same object
     assert state(model) == before
     with pytest.warns(LashleyWarning, match="every layer was skipped"):
         assert ablate_(model, engram).skipped == ("0", "2")

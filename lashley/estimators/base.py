@@ -45,6 +45,7 @@ class SiteMoments:
 
     @property
     def augmented(self) -> bool:
+        """Whether the rows have a 1 appended, so that the bias is a column of the weight."""
         return self.reference.augmented
 
     @property
@@ -134,9 +135,11 @@ class Solution:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Solution:
+        """The inverse of `to_json`."""
         return cls(**{f.name: values[f.name] for f in fields(cls)})
 
     def to_json(self) -> dict[str, Any]:
+        """The values, for manifests."""
         return asdict(self)
 
 
@@ -237,6 +240,11 @@ class Estimator(ABC):
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Estimator:
+        """The inverse of `to_json`.
+
+        Raises:
+            StoreError: no estimator of that name; one of your own is known once its module was imported.
+        """
         settings = dict(values)
         name = settings.pop("name")
         if name not in Estimator._known:

@@ -68,6 +68,7 @@ class Projection(Estimator):
         return self.sharpness == 1 and self.threshold == 0.5
 
     def operator(self, site: SiteMoments) -> Operator:
+        """P; of rank n for a thin target of n rows."""
         white = site.reference.whiten(self.cut)
         target = site.target
         clipped = 0.0

@@ -37,6 +37,7 @@ class Ridge(Estimator):
             )
 
     def operator(self, site: SiteMoments) -> Operator:
+        """P; of rank n for a thin target of n rows."""
         target, reference = site.target, site.reference
         thin = target.thin and target.count < site.dim
         if thin:
