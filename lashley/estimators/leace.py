@@ -4,7 +4,7 @@ With ``m = s / n``, ``C = S / n - m m^T`` and the covariance of input and member
 
     x -> x - A (x - m),     A = C^(1/2) U U^T C^(+1/2),     U = orth(C^(+1/2) [sig_c])
 
-For any B with ``B B^T = C^+`` (`lashley.spectrum`) and ``B^T [sig_c] = V s U^T`` that is ``[sig_c] U s^-1 V^T B^T``, one
+For any B with ``B B^T = C^+`` (`lashley.spectrum`) and ``B^T [sig_c] = V s U^T``: ``A = [sig_c] U s^-1 V^T B^T``, one
 rank per independent concept. On the augmented input, ``P = [[A, -A m], [0, 0]]``.
 
 What it promises: on the rows that were recorded, no affine reader of the edited input predicts membership better than a
