@@ -154,7 +154,7 @@ class _Target:
     Attributes:
         name: for messages.
         tensor: the parameter, or the part of it that is a layer's.
-        owners: the modules and attributes that hold it, each with its own parameter or buffer (two may lie in one memory).
+        owners: the modules and attributes that hold it, each with its own parameter or buffer (two may share memory).
         parts: which part of which delta is added to it, times what.
     """
 
