@@ -128,7 +128,7 @@ def _edit(undo: ExitStack, model: nn.Module, engram: Engram, alpha: Alpha, sign:
         untie(undo, inner, [engram[name].layer for name in shared])
     edited = {name: sign * s for name, s in strengths.items() if tied != "skip" or name not in shared}
     with torch.no_grad():
-        added = add_biases(undo, [engram[name] for name, strength in edited.items() if strength], modules)
+        added = add_biases(undo, {name: engram[name] for name, strength in edited.items() if strength}, modules)
         measured = _write(undo, engram, modules, norms, edited)
     changes = {}
     for name in engram:

@@ -6,7 +6,7 @@ the same to it. In training mode neither makes a difference: batch statistics sw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -181,11 +181,11 @@ def _norm(modules: Mapping[str, nn.Module], delta: Delta) -> nn.Module:
     return norm
 
 
-def add_biases(undo: ExitStack, deltas: Iterable[Delta], modules: Mapping[str, nn.Module]) -> set[str]:
+def add_biases(undo: ExitStack, deltas: Mapping[str, Delta], modules: Mapping[str, nn.Module]) -> set[str]:
     """Give the layers that need a bias and have none one of zeros; ``undo`` takes it away. Returns their names."""
-    bare = [d.layer for d in deltas if "bias" in d.touches and d.layer.tensor(modules[d.layer.name], "bias") is None]
-    for layer in bare:
-        module = modules[layer.name]
+    bare = {name for name, d in deltas.items() if "bias" in d.touches and d.layer.tensor(modules[name], "bias") is None}
+    for name in bare:
+        layer, module = deltas[name].layer, modules[name]
         if layer.tensor(module, "bias") is not None:
             continue  # it shares one with a layer before it: the projections of an attention
         zeros, weight = layer.zero_bias(module), layer.tensor(module, "weight")
@@ -194,4 +194,4 @@ def add_biases(undo: ExitStack, deltas: Iterable[Delta], modules: Mapping[str, n
         holder = module.get_submodule(path)
         undo.callback(setattr, holder, attribute, None)
         setattr(holder, attribute, nn.Parameter(zeros, requires_grad=weight.requires_grad))
-    return {layer.name for layer in bare}
+    return bare
