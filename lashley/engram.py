@@ -31,7 +31,9 @@ class Delta:
 
     Attributes:
         layer: the layer's description.
-        bias: the delta of the bias, in the bias's shape, or None where no bias was absorbed.
+        bias: the delta of the bias, in the bias's shape, or None where none is asked for. Also for a layer without one,
+            when the estimator moves its output by a constant: an edit then adds a bias, unless there is a ``fold``.
+        fold: the BatchNorm whose running mean takes the constant instead of a bias; "" where none does.
         factors: ``(A [O, r], B [r, D])`` with ``A @ B`` the delta of the layer's matrix, when the target had fewer
             rows than columns; else None. As a LoRA adapter: ``lora_B = A``, ``lora_A = B``.
         base: fingerprint of the weight the engram was solved for; "" for a sum over different weights.
@@ -39,7 +41,7 @@ class Delta:
         solutions: how each matrix was solved, or () for a sum of engrams.
     """
 
-    __slots__ = ("_dense", "base", "base_norm", "bias", "factors", "layer", "solutions")
+    __slots__ = ("_dense", "base", "base_norm", "bias", "factors", "fold", "layer", "solutions")
 
     def __init__(
         self,
@@ -48,6 +50,7 @@ class Delta:
         weight: Tensor | None = None,
         factors: tuple[Tensor, Tensor] | None = None,
         bias: Tensor | None = None,
+        fold: str = "",
         base: str = "",
         base_norm: float = math.nan,
         solutions: tuple[Solution, ...] = (),
@@ -58,6 +61,7 @@ class Delta:
         self._dense = weight
         self.factors = factors
         self.bias = bias
+        self.fold = fold
         self.base = base
         self.base_norm = base_norm
         self.solutions = solutions
@@ -74,8 +78,8 @@ class Delta:
 
     @property
     def touches(self) -> tuple[str, ...]:
-        """Which tensors of the layer an edit changes: "weight", and "bias" where one was absorbed."""
-        return ("weight",) if self.bias is None else ("weight", "bias")
+        """Which tensors of the layer an edit changes: "weight", and "bias" unless none is asked for or it is folded."""
+        return ("weight",) if self.bias is None or self.fold else ("weight", "bias")
 
     @property
     def norm(self) -> float:
@@ -104,6 +108,7 @@ class Delta:
             weight=None if self._dense is None else f(self._dense),
             factors=None if self.factors is None else (f(self.factors[0]), second(self.factors[1])),
             bias=None if self.bias is None else f(self.bias),
+            fold=self.fold,
             base=self.base,
             base_norm=self.base_norm,
             solutions=self.solutions,
@@ -118,7 +123,7 @@ class Delta:
         """The sum of two deltas of one layer; of factors, as long as that is smaller, else dense.
 
         Raises:
-            EditError: the layers are of different types or shapes.
+            EditError: the layers are of different types or shapes, or what one adds to a bias the other folds.
         """
         if not self.fits(other.layer):
             raise EditError(
@@ -127,9 +132,18 @@ class Delta:
                 "models; use select() to leave the layer out."
             )
         biases = [b for b in (self.bias, other.bias) if b is not None]
+        folds = {d.fold for d in (self, other) if d.bias is not None}
+        if len(folds) > 1:
+            raise EditError(
+                f"Expected the offset of layer {self.layer.name!r} to go to one place in both engrams, got "
+                + " and ".join(f"the running mean of {fold!r}" if fold else "a bias" for fold in sorted(folds))
+                + ". Solve both with the same missing_bias."
+            )
         same = self.base == other.base
+        layer = max(self.layer, other.layer, key=lambda layer: layer.bias)  # a bias that was absorbed must be there
         common: dict[str, Any] = {
             "bias": biases[0] + biases[1] if len(biases) == 2 else biases[0] if biases else None,
+            "fold": "".join(folds),
             "base": self.base if same else "",
             "base_norm": self.base_norm if same else math.nan,
             "solutions": self.solutions if self.solutions == other.solutions else (),
@@ -139,12 +153,12 @@ class Delta:
             if rank < min(self.layer.out, self.layer.dim):  # beyond that the dense matrix is smaller
                 a = torch.cat([self.factors[0], other.factors[0]], dim=1)
                 b = torch.cat([self.factors[1], other.factors[1]], dim=0)
-                return Delta(self.layer, factors=(a, b), **common)
-        return Delta(self.layer, weight=self.weight + other.weight, **common)
+                return Delta(layer, factors=(a, b), **common)
+        return Delta(layer, weight=self.weight + other.weight, **common)
 
     def __repr__(self) -> str:
         rank = f", rank {self.factors[0].shape[1]}" if self.factors is not None else ""
-        bias = ", with bias" if self.bias is not None else ""
+        bias = f", folded into {self.fold!r}" if self.fold else ", with bias" if self.bias is not None else ""
         return f"Delta({self.layer.name!r}, {list(self.layer.shape)}{rank}{bias})"
 
 
@@ -276,6 +290,7 @@ class Engram(Mapping[str, Delta]):
                 {
                     "name": name,
                     "layer": delta.layer.to_json(),
+                    "fold": delta.fold,
                     "base": delta.base,
                     "base_norm": delta.base_norm if math.isfinite(delta.base_norm) else None,
                     "solutions": [s.to_json() for s in delta.solutions],
@@ -315,6 +330,7 @@ class Engram(Mapping[str, Delta]):
                 weight=weight,
                 factors=(a, b) if a is not None and b is not None else None,
                 bias=bias,
+                fold=entry["fold"],
                 base=entry["base"],
                 base_norm=math.nan if entry["base_norm"] is None else entry["base_norm"],
                 solutions=tuple(Solution.from_json(s) for s in entry["solutions"]),

@@ -7,17 +7,19 @@ from __future__ import annotations
 import random
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lashley.errors import RecordingError
 from lashley.layers import Layer
 from lashley.layers.base import first_argument
 
-__all__ = ["Diverged", "EarlyStop", "Identities", "Sharing", "StopForward", "at_rest", "tapped"]
+__all__ = ["Diverged", "EarlyStop", "Identities", "Readers", "Sharing", "StopForward", "at_rest", "tapped"]
 
 
 class StopForward(BaseException):
@@ -202,3 +204,84 @@ class EarlyStop:
 
     def reached(self, fired: list[str]) -> bool:
         return self._order is not None and len(fired) == self._layers and fired == self._order
+
+
+class Readers:
+    """Who reads the outputs of some layers in one forward pass: some modules by name, and whatever else there is.
+
+    Functions are watched too, because a shortcut that adds a layer's output to something reads it as well. Code that
+    torch does not see, such as a scripted module, is not.
+
+    Attributes:
+        of: ``{layer: the modules that read its outputs}``, with "" for everything that is none of them.
+        sources: ``{module: the layers whose outputs it reads}``, with "" for any other tensor.
+    """
+
+    def __init__(self, identities: Identities, modules: Mapping[str, nn.Module]) -> None:
+        self.of: dict[str, set[str]] = {}
+        self.sources: dict[str, set[str]] = {}
+        self._identities = identities
+        self._modules = modules
+        self._writers: dict[int, str] = {}
+        self._inside: list[str] = []  # the watched modules that are being called
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """For the length of the pass."""
+        with tapped(self._modules, self._enter, self._leave), _Watched(self):
+            yield
+
+    def wrote(self, layer: str, output: Tensor) -> None:
+        """The layer put this out."""
+        self._writers[self._identities.number(output)] = layer
+        self.of.setdefault(layer, set())
+
+    def _enter(self, module: str, x: Tensor) -> None:
+        writer = self._writers.get(self._identities.number(x), "")
+        self.sources.setdefault(module, set()).add(writer)
+        if writer:
+            self.of[writer].add(module)
+        self._inside.append(module)
+
+    def _leave(self, module: str, output: Tensor) -> None:
+        self._inside.remove(module)
+
+    def among(self, arguments: object) -> set[str]:
+        """The layers that put out one of these arguments, outside of the watched modules."""
+        if self._inside:
+            return set()
+        numbers = (self._identities.number(tensor) for tensor in _tensors(arguments))
+        return {self._writers[number] for number in numbers if number in self._writers}
+
+
+class _Watched(TorchFunctionMode):
+    """Tells who reads of every function of torch that makes tensors of its arguments."""
+
+    def __init__(self, readers: Readers) -> None:
+        super().__init__()
+        self._readers = readers
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        read = self._readers.among((args, given))  # before it may write to them
+        result = func(*args, **given)
+        if read and next(_tensors(result), None) is not None:  # a shape or a dtype is no reading
+            for layer in read:
+                self._readers.of[layer].add("")
+        return result
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """The tensors in a value, in tuples, lists and mappings too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list | Mapping):
+        inside: Iterable[object] = value.values() if isinstance(value, Mapping) else value
+        for item in inside:
+            yield from _tensors(item)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from lashley.data.batches import batch_digest, batch_size, call, moved, total_ba
 from lashley.data.concepts import Members, check_data, stream
 from lashley.data.masks import Part, default_mask, fit_mask
 from lashley.data.rows import Pick, indices_of, pick, rows_of
+from lashley.edit.offsets import FoldSearch
 from lashley.errors import DataError, LashleyWarning, RecordingError
 from lashley.hooks import Diverged, EarlyStop, Identities, Sharing, StopForward, at_rest, tapped
 from lashley.layers import Layer, deviation, places, unwrap
@@ -203,6 +204,7 @@ class _Recorder:
         self.digests: list[str] = []
         self.overlapping = False
         self.now = _Pass(0, None, Members([]))
+        self.folds = FoldSearch(model, layers)
 
     def step(self, batch: Any, members: Members) -> None:
         """One batch: its forward pass, and the rows of every layer into the moments of its concepts."""
@@ -215,6 +217,7 @@ class _Recorder:
             with (
                 tapped(self.modules, self._on_input, on_output, layers=self.layers),
                 self.encoder.watched(now.identities),
+                self.folds.watching(now.identities) if now.number == 0 else nullcontext(),
             ):
                 self._run(batch)
             if self.stop is not None:
@@ -294,10 +297,14 @@ class _Recorder:
         self.now.sums += [(name, total.flatten()) for total in totals]
 
     def _on_output(self, name: str, output: Tensor) -> None:
-        """In the first batch: does the layer compute ``W x + b`` of its first sample?"""
+        """In the first batch: does the layer compute ``W x + b``, and who reads that?"""
+        if self.now.fired.count(name) == 1:
+            self._check_formula(name, output)
+        self.folds.wrote(name, output)
+
+    def _check_formula(self, name: str, output: Tensor) -> None:
+        """Compare an output with ``W x + b`` of the first sample."""
         x, module, layer = self.first_samples[name], self.modules[name], self.layers[name]
-        if self.now.fired.count(name) > 1:
-            return
         off = deviation(layer, module, x, output)
         if off > max(_OFF_BY.get(t.dtype, 8e-2) for t in (x, self._weight(name), output)):
             warnings.warn(
@@ -376,6 +383,7 @@ class _Recorder:
             pooled=[self._moments(site.name, None) for site in sites] if self.overlapping else None,
             weights=self.weights,
             shards=(digest(*self.digests),),
+            folds=self.folds.found(),
             made_by=environment(),
         )
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lashley.edit.offsets import Fold, offsets
 from lashley.engram import Delta, Engram, check_finite
 from lashley.errors import (
     DataError,
@@ -23,12 +24,21 @@ from lashley.errors import (
     SolveError,
     nearest,
 )
-from lashley.estimators import DiagonalOperator, Estimator, Operator, Projection, SiteMoments, Solution
+from lashley.estimators import (
+    DiagonalOperator,
+    Estimator,
+    OffsetEstimator,
+    Operator,
+    Projection,
+    SiteMoments,
+    Solution,
+)
 from lashley.geometry import effective_rank
 from lashley.layers import Layer, describe, named_modules, places, unwrap
 from lashley.moments import Diagonal, Moment, pool, wide
 from lashley.progress import track
 from lashley.provenance import environment, fingerprint
+from lashley.select import Patterns, match_names
 from lashley.spectrum import Cut, Factor
 from lashley.store import Reader, writing
 
@@ -84,6 +94,7 @@ class Recording:
         pooled: Sequence[list[Moment]] | None,
         weights: Mapping[str, str],
         shards: tuple[str, ...],
+        folds: Mapping[str, Fold] | None = None,
         made_by: Mapping[str, Any] | None = None,
     ) -> None:
         self.concepts = concepts
@@ -94,6 +105,7 @@ class Recording:
         self._pooled = list(pooled) if pooled is not None else None  # all rows, where concepts overlap
         self._weights = dict(weights)  # layer -> fingerprint of the weight that was recorded
         self._shards = shards
+        self._folds = dict(folds or {})  # layer without a bias -> what reads its output
         self._site_of = {layer: number for number, site in enumerate(sites) for layer in site.layers}
         self._everything: dict[int, list[Moment]] = {}  # per site: the moments of all rows, once asked for
         # Per site, augmented or not, all rows or some: what they are the factors of, and one for each matrix. Those of
@@ -137,6 +149,7 @@ class Recording:
         bias: bool = True,
         check: bool = True,
         estimator: Estimator | None = None,
+        layers: Patterns = None,
     ) -> Engram:
         """What ``concepts`` are responsible for in the weights of ``model``.
 
@@ -149,12 +162,14 @@ class Recording:
             bias: absorb the bias where the layer has one, by appending a 1 to every row.
             check: refuse a model whose weights are not the recorded ones.
             estimator: default `Projection()`, the paper's formula.
+            layers: solve for these of the recorded layers only; patterns as in `lashley.record`'s ``target_modules``.
 
         Raises:
             DataError: no concept, one twice, or a weight that is not finite.
-            SelectionError: an unknown concept, or a layer that the model or ``base`` lacks.
+            SelectionError: an unknown concept, a layer that the model or ``base`` lacks, a pattern that matches none.
             ModelError: weights or shapes that are not the recorded ones.
-            SolveError: an estimator that has no answer here.
+            SolveError: an estimator that has no answer here, or one that needs a bias where there is none
+                (`OffsetEstimator`).
 
         Warns:
             LashleyWarning: too few rows, a cut near rounding noise, a reference without the target, a concept without
@@ -165,16 +180,20 @@ class Recording:
             raise SolveError(f"Expected an estimator such as Projection() or Ridge(lam), got {estimator!r}.")
         parts = self._parts(concepts)
         against = None if reference is None else self._known(reference)
-        parameters = self._parameters(unwrap(model))
+        chosen = {name: self.layers[name] for name in match_names(layers, self.layers, "layers")}
+        offset, folds = isinstance(estimator, OffsetEstimator), {}
+        if isinstance(estimator, OffsetEstimator):
+            folds = offsets(estimator, unwrap(model), chosen, self._folds, bias)
+        parameters = self._parameters(unwrap(model), self.layers if check else chosen)
         prints = {name: fingerprint(found.weight) for name, found in parameters.items()}
         if check:
             self._check_weights(prints)
-        old = _base_parameters(base, self.layers, bias) if base is not None else {}
+        old = _base_parameters(base, chosen, bias) if base is not None else {}
         deltas: dict[str, Delta] = {}
         solved: dict[str, list[tuple[Solution, ...]]] = {}
         for number, site in track(enumerate(self.sites), len(self.sites), "solving", "sites", None):
             for augmented in (False, True):
-                readers = [n for n in site.layers if (bias and self.layers[n].bias) == augmented]
+                readers = [n for n in site.layers if n in chosen and (offset or (bias and chosen[n].bias)) == augmented]
                 if not readers:
                     continue
                 device = parameters[readers[0]].weight.device
@@ -182,13 +201,15 @@ class Recording:
                 for names, weight in parts:
                     operators = self._operators(number, names, against, factors, estimator)
                     for name in readers:
-                        part = _delta(self.layers[name], parameters[name], old.get(name), operators, prints[name])
+                        part = _delta(chosen[name], parameters[name], old.get(name), operators, prints[name])
+                        part.fold = folds.get(name, "")
                         solved.setdefault(name, []).append(part.solutions)
                         part = part if weight == 1 else part.scaled(weight)
                         deltas[name] = deltas[name].plus(part) if name in deltas else part
+        estimator.check({name: [s for part in solved[name] for s in part] for name in chosen})
         for name, delta in deltas.items():
             delta.solutions = tuple(_combined(of_a_matrix) for of_a_matrix in zip(*solved[name], strict=True))
-        ordered = {name: deltas[name] for name in self.layers}
+        ordered = {name: deltas[name] for name in chosen}
         self._warn([names for names, _ in parts], against, ordered)
         return Engram(ordered, {name: weight for names, weight in parts for name in names}, estimator)
 
@@ -270,6 +291,7 @@ class Recording:
                     "overlapping": self.overlapping,
                     "sites": sites,
                     "layers": [layer.to_json() for layer in self.layers.values()],
+                    "folds": {name: fold._asdict() for name, fold in self._folds.items()},
                     "weights": self._weights,
                     "shards": list(self._shards),
                     "made_by": self.made_by,
@@ -304,6 +326,7 @@ class Recording:
             pooled=pooled if manifest["overlapping"] else None,
             weights=manifest["weights"],
             shards=tuple(manifest["shards"]),
+            folds={name: Fold(**fold) for name, fold in manifest["folds"].items()},
             made_by=manifest["made_by"],
         )
 
@@ -383,14 +406,17 @@ class Recording:
                 exclusive=not self.overlapping,
             )
             diagonal = isinstance(factor.moment, Diagonal)
-            operators.append(estimator.diagonal(moments) if diagonal else estimator.operator(moments))
+            try:
+                operators.append(estimator.diagonal(moments) if diagonal else estimator.operator(moments))
+            except SolveError as error:
+                raise SolveError(f"At site {self.sites[site].name!r}: {error}") from error
         return operators
 
-    def _parameters(self, model: nn.Module) -> dict[str, Parameters]:
-        """Weight and bias of every recorded layer, from a model that has them in the recorded form."""
+    def _parameters(self, model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, Parameters]:
+        """Weight and bias of recorded layers, from a model that has them in the recorded form."""
         modules = named_modules(model)
         found = {}
-        for name, layer in self.layers.items():
+        for name, layer in layers.items():
             if name not in modules:
                 raise SelectionError(
                     f"Expected the model to have layer {name!r}, which was recorded. {nearest(name, places(model))}"
@@ -451,7 +477,8 @@ class Recording:
                 "them. Record their union as a concept of its own to count them once."
             )
         for name in names:
-            if empty := [self.sites[i].name for i, held in enumerate(self._moments) if not held[name][0].count]:
+            asked = {self._site_of[layer] for layer in deltas}
+            if empty := [self.sites[i].name for i in sorted(asked) if not self._moments[i][name][0].count]:
                 where = "this recording" if len(empty) == len(self.sites) else _some(empty)
                 say(f"Concept {name!r} has no rows in {where}: its engram is zero there. Merge the shard that has it.")
 
@@ -496,6 +523,7 @@ def merge(*recordings: Recording) -> Recording:
         pooled=pooled if first.overlapping else None,
         weights=first._weights,
         shards=tuple(shards),
+        folds={n: fold for n, fold in first._folds.items() if all(r._folds.get(n) == fold for r in recordings)},
     )
 
 
@@ -513,7 +541,8 @@ def _same(what: str, ours: Any, theirs: Any) -> None:
 def _combined(solutions: Sequence[Solution]) -> Solution:
     """How the parts of a weighted sum were solved: against one reference, so that only the target differs."""
     rows, clipped = sum(s.target_rows for s in solutions), max(s.clipped for s in solutions)
-    return replace(solutions[0], target_rows=rows, clipped=clipped)
+    gate = min((s.gate for s in solutions if s.gate is not None), default=None)
+    return replace(solutions[0], target_rows=rows, clipped=clipped, gate=gate)
 
 
 def _delta(
@@ -560,8 +589,9 @@ def _matrices(layer: Layer, parameters: Parameters, augmented: bool, device: tor
     matrices = layer.matrix(parameters.weight).to(device, torch.float64)
     if not augmented:
         return matrices
-    assert parameters.bias is not None
-    biases = layer.biases(parameters.bias).to(device, torch.float64)
+    biases = matrices.new_zeros(matrices.shape[:2])  # where there is none and an estimator needs a place for its offset
+    if parameters.bias is not None:
+        biases = layer.biases(parameters.bias).to(device, torch.float64)
     return torch.cat([matrices, biases.unsqueeze(-1)], dim=-1)
 
 

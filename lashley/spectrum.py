@@ -187,9 +187,16 @@ class Factor:
         moment: the reference.
         augmented: factorise ``S~`` instead of ``S``.
         device: where to solve; None: where the moment lives.
+        removed: the eigenvalue that was taken off the moment after its products had been rounded, if one was.
     """
 
-    def __init__(self, moment: Moment, augmented: bool = False, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        moment: Moment,
+        augmented: bool = False,
+        device: torch.device | None = None,
+        removed: float = 0.0,
+    ) -> None:
         self.moment = moment
         self.augmented = augmented
         self.device = moment.sum.device if device is None else device
@@ -201,12 +208,14 @@ class Factor:
         self._pinv: tuple[int, Tensor] | None = None
         self._ridge: tuple[float, Tensor] | None = None
         self._centred: Factor | None = None
+        self._removed = removed
 
     @property
     def centred(self) -> Factor:
         """The factor of ``n C = S - s s^T / n``, never augmented."""
         if self._centred is None:
-            self._centred = Factor(self.moment.centred(), False, self.device)
+            mean = self.moment.sum.square().sum().item() / max(self.moment.count, 1)  # s s^T / n
+            self._centred = Factor(self.moment.centred(), False, self.device, mean)
         return self._centred
 
     @property
@@ -310,7 +319,9 @@ class Factor:
     def _spectrum(
         self, rank: int, rtol: float | None, largest: float, smallest: float, gap: float | None, solver: str
     ) -> Spectrum:
-        ulp = EPS32 if self.moment.product == torch.float32 else EPS64
+        ulp = EPS64
+        if self.moment.product == torch.float32:
+            ulp = EPS32 * (1 + self._removed / largest if largest > 0 else 1)
         return Spectrum(self.dim, rank, rtol, largest, smallest, gap, solver, _NOISE_ULPS * ulp)
 
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lashley.edit.offsets import add_biases, norms_of
 from lashley.edit.receipt import Change, Measure, Receipt, dtype_name, measure, pieces
 from lashley.edit.ties import check_policy, sharers, untie
 from lashley.engram import Delta, Engram, widest
@@ -32,6 +33,7 @@ __all__ = ["Alpha", "ablate", "ablate_", "ablated", "inject", "inject_", "inject
 _LOST = 0.1  # realised error above which rounding has taken a part of the edit that one should know about
 
 Alpha = float | Mapping[str, float] | Strength
+Owner = tuple[nn.Module, str, Tensor]  # a module, the attribute in which it holds a parameter or buffer, and that
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -119,13 +121,15 @@ def _edit(undo: ExitStack, model: nn.Module, engram: Engram, alpha: Alpha, sign:
         raise EditError(f"Expected an engram, got {type(engram).__name__}. recording.engram(model, ...) makes one.")
     strengths = _strengths(engram, alpha)
     modules = _modules(inner, engram)
+    norms = norms_of(inner, engram, modules)
     matches = _base_matches(engram, modules)
     shared = sharers(inner, engram)
     if tied == "untie" and shared:
         untie(undo, inner, [engram[name].layer for name in shared])
     edited = {name: sign * s for name, s in strengths.items() if tied != "skip" or name not in shared}
     with torch.no_grad():
-        measured = _write(undo, engram, modules, edited)
+        added = add_biases(undo, {name: engram[name] for name, strength in edited.items() if strength}, modules)
+        measured = _write(undo, engram, modules, norms, edited)
     changes = {}
     for name in engram:
         others = ", ".join(shared.get(name, ()))
@@ -133,9 +137,13 @@ def _edit(undo: ExitStack, model: nn.Module, engram: Engram, alpha: Alpha, sign:
         if name not in edited:
             changes[name] = Change(name, "skipped", kind, note=f"shared with {others}; see tied=")
             continue
-        note = "" if not others else f"untied from {others}" if tied == "untie" else f"shared with {others}"
+        notes = [f"untied from {others}" if tied == "untie" else f"shared with {others}"] if others else []
+        if name in added:
+            notes.append("offset in a new bias")
+        if name in norms and edited[name]:
+            notes.append(f"offset in the running mean of {engram[name].fold}")
         alpha_of = -edited[name] + 0.0  # and never -0.0
-        changes[name] = Change(name, dtype=kind, alpha=alpha_of, note=note, **measured[name].numbers())
+        changes[name] = Change(name, dtype=kind, alpha=alpha_of, note="; ".join(notes), **measured[name].numbers())
     return Receipt(changes, base_matches=matches)
 
 
@@ -146,13 +154,13 @@ class _Target:
     Attributes:
         name: for messages.
         tensor: the parameter, or the part of it that is a layer's.
-        owners: the modules and attributes that hold it, each with its own parameter (two may lie in one memory).
+        owners: the modules and attributes that hold it, each with its own parameter or buffer (two may share memory).
         parts: which part of which delta is added to it, times what.
     """
 
     name: str
     tensor: Tensor
-    owners: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
+    owners: list[Owner] = field(default_factory=list)
     parts: list[tuple[Delta, str, float]] = field(default_factory=list)
 
     def step(self) -> Tensor:
@@ -181,27 +189,39 @@ class _Target:
         return measure(old, self.tensor, step)
 
 
-def _put_back(tensor: Tensor, old: Tensor, owners: list[tuple[nn.Module, str, nn.Parameter]]) -> None:
+def _put_back(tensor: Tensor, old: Tensor, owners: list[Owner]) -> None:
     with torch.no_grad():
         tensor.copy_(old)
-    for module, attribute, parameter in owners:
-        setattr(module, attribute, parameter)
+    for module, attribute, held in owners:
+        setattr(module, attribute, held)
 
 
 def _write(
-    undo: ExitStack, engram: Engram, modules: Mapping[str, nn.Module], strengths: Mapping[str, float]
+    undo: ExitStack,
+    engram: Engram,
+    modules: Mapping[str, nn.Module],
+    norms: Mapping[str, nn.Module],
+    strengths: Mapping[str, float],
 ) -> dict[str, Measure]:
     """Write the new weights, after all of them were checked. ``strengths`` are signed."""
     targets: dict[tuple[object, ...], _Target] = {}
     of: dict[str, list[_Target]] = {}
+
+    def add(name: str, part: str, tensor: Tensor, owner: Owner, strength: float) -> None:
+        target = targets.setdefault(_memory(tensor), _Target(f"{name}.{part}", tensor))
+        target.owners.append(owner)
+        target.parts.append((engram[name], part, strength))
+        of.setdefault(name, []).append(target)
+
     for name, strength in strengths.items():
-        delta = engram[name]
-        for which in delta.touches:
-            tensor = _tensor(delta.layer, modules[name], which)
-            target = targets.setdefault(_memory(tensor), _Target(f"{name}.{which}", tensor))
-            target.owners.append(_owner(delta.layer, modules[name], which))
-            target.parts.append((delta, which, strength))
-            of.setdefault(name, []).append(target)
+        layer, module = engram[name].layer, modules[name]
+        for which in engram[name].touches:
+            if layer.tensor(module, which) is not None:  # at strength 0 no bias was added
+                add(name, which, _tensor(layer, module, which), _owner(layer, module, which), strength)
+        if name in norms:
+            mean = norms[name].running_mean
+            assert isinstance(mean, Tensor)  # norms_of() refuses one without
+            add(name, "bias", mean, (norms[name], "running_mean", mean), -strength)
     for target in targets.values():
         target.check()
     measures = {id(target): target.write(undo) for target in targets.values()}
@@ -223,7 +243,7 @@ def _tensor(layer: Layer, module: nn.Module, which: str) -> Tensor:
     return tensor.detach()
 
 
-def _owner(layer: Layer, module: nn.Module, which: str) -> tuple[nn.Module, str, nn.Parameter]:
+def _owner(layer: Layer, module: nn.Module, which: str) -> Owner:
     """Who holds the parameter behind a layer's tensor, where, and the parameter."""
     path, _, attribute = layer.where(layer.name, module, which).rpartition(".")
     holder = module.get_submodule(path)
@@ -269,11 +289,6 @@ def _modules(model: nn.Module, engram: Engram) -> dict[str, nn.Module]:
             raise EditError(
                 f"Expected layer {name!r} to be {_look(delta.layer)} as in the engram, got {_look(layer)}. The engram "
                 "is of another model."
-            )
-        if delta.bias is not None and not layer.bias:
-            raise EditError(
-                f"Expected layer {name!r} to have a bias, because the engram absorbed one; it has none. Solve the "
-                "engram with bias=False for this model."
             )
         if _tensor(layer, modules[name], "weight").is_inference() and not torch.is_inference_mode_enabled():
             raise EditError(

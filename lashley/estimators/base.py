@@ -18,7 +18,7 @@ from lashley.errors import SolveError, StoreError, nearest
 from lashley.moments import Moment, pool
 from lashley.spectrum import Cut, Factor, Spectrum
 
-__all__ = ["DiagonalOperator", "Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution"]
+__all__ = ["DiagonalOperator", "Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution", "check_cut"]
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,29 @@ class SiteMoments:
         return self.reference.dim
 
     @property
+    def mean(self) -> Tensor:
+        """Of the reference's rows, ``[D]``."""
+        moment = self.reference.moment
+        return moment.sum.to(self.reference.device) / max(moment.count, 1)
+
+    @property
+    def means(self) -> dict[str, Tensor]:
+        """Of the retained concepts that have rows, ``[D]`` each."""
+        kept = {name: self.concepts[name] for name in self.retained}
+        return {name: m.sum.to(self.reference.device) / m.count for name, m in kept.items() if m.count}
+
+    @property
     def rest(self) -> Moment:
         """Of the reference's rows that are not the target's."""
         if self.exclusive:
-            return pool((self.concept(name) for name in self.retained), self.target.dim)
+            rest = pool((self.concepts[name] for name in self.retained), self.target.dim)
+            return rest.to(self.reference.device)
         if not self.contained:
             raise SolveError(
                 "Expected the target inside the reference, to know what the rest is; got overlapping concepts of which "
                 "only some are in the reference. Leave reference= out, or record the target's union as one concept."
             )
         return self.reference.moment.to(self.reference.device).without(self.target)
-
-    def concept(self, name: str) -> Moment:
-        """The moment of one concept, where the site is solved."""
-        return self.concepts[name].to(self.reference.device)
 
 
 @dataclass(frozen=True)
@@ -262,8 +271,10 @@ class OffsetEstimator(Estimator):
     """An estimator whose edit moves the layer's output by a constant, so that it needs a bias to put it in.
 
     Attributes:
-        missing_bias: what to do where a layer has none. "refuse"; "add" a bias to the module when the edit is applied;
-            or "fold" it into the running mean of the BatchNorm that reads the layer's output.
+        missing_bias: what to do where a layer has none. "refuse" it when the engram is solved; "add" a bias to the
+            module when the edit is made (the state dict gets a key, so the edited weights load into a network with that
+            bias only); or "fold" the constant into the running mean of the BatchNorm that alone reads the layer's
+            output.
     """
 
     missing_bias: str = field(default="refuse", kw_only=True)
@@ -271,3 +282,9 @@ class OffsetEstimator(Estimator):
     def __post_init__(self) -> None:
         if self.missing_bias not in ("refuse", "add", "fold"):
             raise SolveError(f'Expected missing_bias to be "refuse", "add" or "fold", got {self.missing_bias!r}.')
+
+
+def check_cut(cut: object) -> None:
+    """Refuse what is not a `Cut`."""
+    if not isinstance(cut, Cut):
+        raise SolveError(f"Expected cut to be a lashley.Cut, got {cut!r}. Write Cut(rtol=...) for a tolerance.")

@@ -2,8 +2,13 @@
 
     q_i = S_i / tr S_i,     M_i = a_i q_i (I + (a_i - 1) q_i)^-1,     P = (I - M_r) M_f
 
-``M_i`` has the eigenvectors of ``S_i`` and the eigenvalues ``a s / (1 + (a - 1) s)``, ``s`` the share of a direction in the
-trace: the scaled importance of the paper, without its SVD. ``r`` is the rest of the reference.
+``M_i`` has the eigenvectors of ``S_i`` and, for a share ``s`` of its trace, the eigenvalue ``a s / (1 + (a - 1) s)``:
+the scaled importance of the paper, without its SVD. ``r`` is the rest of the reference.
+
+What it promises: a direction that the target does not use is not touched, one that only the target uses goes as far as
+``M_f`` says, and what both use is weighed softly. Nothing is exact: rows of the rest move a little.
+
+For a thin target, ``S_f = X^T X``: ``M_f = a X^T (tr I + (a - 1) X X^T)^-1 X``, of rank n.
 """
 
 from __future__ import annotations
@@ -26,8 +31,8 @@ class Kodge(Estimator):
 
     Args:
         retain: a_r >= 1, how eagerly a direction counts as used by the rest.
-        forget: a_f >= 1, likewise for the target. The authors' public settings: (100, 3) for VGG on CIFAR-10, (1000, 30)
-            for ResNet-18, (100, 10) on ImageNet. They are chosen on training data, per network.
+        forget: a_f >= 1, likewise for the target. The authors chose them per network, on training data: (100, 3) for
+            VGG on CIFAR-10, (1000, 30) for ResNet-18, (100, 10) on ImageNet.
     """
 
     retain: float = 100.0
@@ -39,27 +44,24 @@ class Kodge(Estimator):
                 raise SolveError(f"Expected {name} to be a finite number of at least 1, got {getattr(self, name)}.")
 
     def operator(self, site: SiteMoments) -> Operator:
-        rest = site.rest.matrix(site.augmented)
+        spared = -_soft(rest := site.rest.matrix(site.augmented), self.retain, rest)
+        spared.diagonal().add_(1)  # I - M_r
         target = site.target
-        keep = torch.eye(len(rest), dtype=rest.dtype, device=rest.device) - _soft(rest, self.retain)
         thin = target.thin and target.count < site.dim
         if thin:
-            # M_f = a X^T (tr I + (a - 1) X X^T)^-1 X
             rows = target.design(site.augmented)
-            gram = (self.forget - 1) * rows @ rows.T
-            gram.diagonal().add_(rows.square().sum())
-            left, right = keep @ rows.T, self.forget * torch.linalg.solve(gram, rows) if len(rows) else rows
+            left, right = spared @ rows.T, _soft(rows @ rows.T, self.forget, rows)
         else:
-            left, right = keep, _soft(target.matrix(site.augmented), self.forget)
+            square = target.matrix(site.augmented)
+            left, right = spared, _soft(square, self.forget, square)
         return Operator(left, right, low_rank=thin, solution=Solution.plain("kodge", site))
 
 
-def _soft(square: Tensor, a: float) -> Tensor:
-    """``a S (tr I + (a - 1) S)^-1``; 0 for a moment of zeros. The two factors commute."""
+def _soft(square: Tensor, a: float, rows: Tensor) -> Tensor:
+    """``a (tr S I + (a - 1) S)^-1 X``; 0 where S is. For ``X = S`` that is M."""
     trace = square.diagonal().sum()
     if not trace > 0:
-        return torch.zeros_like(square)
+        return torch.zeros_like(rows)
     damped = (a - 1) * square
     damped.diagonal().add_(trace)
-    soft = torch.cholesky_solve(a * square, torch.linalg.cholesky(damped))
-    return (soft + soft.T) / 2
+    return torch.cholesky_solve(a * rows, torch.linalg.cholesky(damped))

@@ -2,7 +2,8 @@
 
     d = mu_f - R R^+ mu_f,     R = [mu_r]  over the retained concepts,     P = d d^T / d^T d
 
-No eigenproblem and no covariance. DAMP makes the strength depend on depth; here that is what a strength is for.
+What it promises: the target's mean is taken to its part in the span of the other means, and no other mean moves. Of
+single rows it says nothing. DAMP makes the strength depend on depth; here a strength does that.
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ class MeanDirection(Estimator):
     """``E = W d d^T / d^T d``; the bias is left alone.
 
     Args:
-        rtol: singular values of R below this share of the largest count as zero.
+        rtol: what counts as zero: singular values of R as a share of the largest, and the length of d as a share of
+            that of ``mu_f``. A mean that the others span has no direction of its own, and its engram is zero.
     """
 
     rtol: float = 1e-6
 
+    def __post_init__(self) -> None:
+        if not 0 < self.rtol < 1:
+            raise SolveError(f"Expected rtol in (0, 1), got {self.rtol}.")
+
     def operator(self, site: SiteMoments) -> Operator:
-        if not site.target.count:
-            raise SolveError("Expected a target with rows, got none: it has no mean.")
-        mean = site.target.sum / site.target.count
-        others = [c for c in map(site.concept, site.retained) if c.count]
+        mean = site.target.sum / max(site.target.count, 1)
         direction = mean
-        if others:
-            means = torch.stack([o.sum / o.count for o in others], dim=1)  # [D, K]
-            u, s, _ = torch.linalg.svd(means, full_matrices=False)
+        if others := site.means:
+            u, s, _ = torch.linalg.svd(torch.stack(list(others.values()), dim=1), full_matrices=False)
             u = u[:, s > self.rtol * s[0]]
             direction = mean - u @ (u.T @ mean)
-        size = direction @ direction
-        if not size > (1e-12 * mean.norm()) ** 2:
-            direction, size = torch.zeros_like(direction), torch.ones_like(size)  # spanned by the others: nothing to take
+        length = direction.norm()
+        left = direction[:, None] / length if length > self.rtol * mean.norm() else mean.new_zeros(len(mean), 0)
         if site.augmented:
-            direction = torch.cat([direction, direction.new_zeros(1)])
-        return Operator(direction[:, None], direction[None] / size, True, Solution.plain("mean direction", site))
+            left = torch.cat([left, left.new_zeros(1, left.shape[1])])
+        solution = Solution.plain("mean direction", site, rank=left.shape[1])
+        return Operator(left, left.T, low_rank=True, solution=solution)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import SolveError
-from lashley.estimators.base import DiagonalOperator, Estimator, Operator, SiteMoments, Solution
+from lashley.estimators.base import DiagonalOperator, Estimator, Operator, SiteMoments, Solution, check_cut
 from lashley.spectrum import Cut, eigh
 
 __all__ = ["Projection", "filter_eigen", "filter_integer"]
@@ -57,10 +57,7 @@ class Projection(Estimator):
             raise SolveError("Expected a finite sharpness, got inf. 1e6 is a hard projector for all purposes.")
         if not 0 < self.threshold < 1:
             raise SolveError(f"Expected a threshold inside (0, 1), got {self.threshold}. 0.5 is the paper's.")
-        if not isinstance(self.cut, Cut):
-            raise SolveError(
-                f"Expected cut to be a lashley.Cut, got {self.cut!r}. Write Cut(rtol=...) for a tolerance."
-            )
+        check_cut(self.cut)
 
     @property
     def plain(self) -> bool:

@@ -67,6 +67,10 @@ class AttentionLayer(Layer, speaks_for=nn.MultiheadAttention):
     def tensor(self, module: nn.Module, which: str) -> Tensor | None:
         return self._slice(super().tensor(module, which))
 
+    def zero_bias(self, module: nn.Module) -> Tensor | None:
+        zeros = super().zero_bias(module)
+        return zeros if zeros is None or self.part == _OUT else zeros.repeat(len(_READS))
+
     def in_state(self, state: Mapping[str, Tensor], which: str) -> tuple[str, Tensor | None]:
         prefix = f"{self.module_name}." if self.module_name else ""
         alone = f"{prefix}{self.part}_weight"

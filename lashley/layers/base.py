@@ -96,6 +96,15 @@ class Layer(ABC):
         found: Tensor | None = attrgetter(self.where(self.name, module, which))(module)
         return found
 
+    def zero_bias(self, module: nn.Module) -> Tensor | None:
+        """A bias of zeros for a module that could have one and does not; None where its forward knows of no bias."""
+        path, _, attribute = self.where(self.name, module, "bias").rpartition(".")
+        if attribute not in module.get_submodule(path)._parameters:
+            return None
+        weight = self.tensor(module, "weight")
+        assert weight is not None
+        return weight.detach().new_zeros(self.matrices * self.out)
+
     def in_state(self, state: Mapping[str, Tensor], which: str) -> tuple[str, Tensor | None]:
         """This layer's "weight" or "bias" in a state dict, and the key it was looked for under."""
         key = f"{self.module_name}.{which}" if self.module_name else which
