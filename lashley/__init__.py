@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     from lashley.edit import recalibrate_batchnorm_ as recalibrate_batchnorm_
     from lashley.edit import sweep as sweep
     from lashley.engram import Engram as Engram
+    from lashley.estimators import Kodge as Kodge
+    from lashley.estimators import Leace as Leace
+    from lashley.estimators import MeanDirection as MeanDirection
+    from lashley.estimators import MixtureShift as MixtureShift
+    from lashley.estimators import NullSpace as NullSpace
     from lashley.estimators import Projection as Projection
     from lashley.estimators import Ridge as Ridge
     from lashley.recorder import record as record
     from lashley.recording import Recording as Recording
     from lashley.recording import merge as merge
+    from lashley.resemblance import lookalikes as lookalikes
     from lashley.spectrum import Cut as Cut
 
 __version__ = "0.1.0"
@@ -42,6 +48,12 @@ _HOME = {
     "Cut": "spectrum",
     "Projection": "estimators",
     "Ridge": "estimators",
+    "Kodge": "estimators",
+    "Leace": "estimators",
+    "MixtureShift": "estimators",
+    "MeanDirection": "estimators",
+    "NullSpace": "estimators",
+    "lookalikes": "resemblance",
     "ablate": "edit",
     "ablate_": "edit",
     "ablated": "edit",

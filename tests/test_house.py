@@ -38,6 +38,7 @@ data
 store
 engram strength
 hooks
+resemblance
 edit
 recording
 recorder

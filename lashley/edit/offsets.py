@@ -181,9 +181,9 @@ def _norm(modules: Mapping[str, nn.Module], delta: Delta) -> nn.Module:
     return norm
 
 
-def add_biases(undo: ExitStack, deltas: Mapping[str, Delta], modules: Mapping[str, nn.Module]) -> set[str]:
+def add_biases(undo: ExitStack, deltas: Mapping[str, Delta], modules: Mapping[str, nn.Module]) -> list[str]:
     """Give the layers that need a bias and have none one of zeros; ``undo`` takes it away. Returns their names."""
-    bare = {name for name, d in deltas.items() if "bias" in d.touches and d.layer.tensor(modules[name], "bias") is None}
+    bare = [name for name, d in deltas.items() if "bias" in d.touches and d.layer.tensor(modules[name], "bias") is None]
     for name in bare:
         layer, module = deltas[name].layer, modules[name]
         if layer.tensor(module, "bias") is not None:
