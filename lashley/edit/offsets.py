@@ -116,6 +116,73 @@ def offsets(
             f"Expected bias=True with {kind}, got False: it moves every layer's output by a constant, which only a "
             "bias can take. Leave bias= out, or choose an estimator without an offset, such as Kodge."
         )
+    bare = [name for name, layer in layers.items() if not layer.bias]
+    others = [name for name in layers if name not in bare]
+    leave = f"leave them out with layers={others}" if others else "choose another estimator"
+    if bare and missing == "refuse":
+        raise SolveError(
+            f"Expected a bias in every layer, to take the constant by which {kind} moves its output; there is none in "
+            f'{", ".join(map(repr, bare))}. Pass missing_bias="add" to give such layers a bias when the edit is made, '
+            f'missing_bias="fold" to change the running mean of the BatchNorm that reads them, or {leave}.'
+        )
+    if missing == "add":
+        modules = places(model)
+        if stuck := [repr(n) for n in bare if n in modules and layers[n].zero_bias(modules[n]) is None]:
+            raise SolveError(
+                f"Expected layers that could have a bias, to add one for {kind}; the forward knows of none in "
+                f'{", ".join(stuck)}. Pass missing_bias="fold" where BatchNorm follows, or {leave}.'
+            )
+        return {}
+    places_of = {name: folds.get(name, _NOTHING) for name in bare}
+    if problems := [f"of {name!r}, {fold.obstacle}" for name, fold in places_of.items() if fold.obstacle]:
+        raise SolveError(
+            "Expected a BatchNorm that alone reads the output of every layer without a bias, to fold the constant of "
+            f'{kind} into its running mean; but {"; ".join(problems)}. Pass missing_bias="add", or {leave}.'
+        )
+    return {name: fold.norm for name, fold in places_of.items()}
+
+
+def norms_of(model: nn.Module, engram: Engram, modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """For every layer whose constant is folded: the BatchNorm.
+
+    Raises:
+        EditError: a constant that has nowhere to go in this model.
+    """
+    everything = dict(model.named_modules(remove_duplicate=False))
+    found = {}
+    for name, delta in engram.items():
+        if delta.bias is None or (describe(name, modules[name]).bias and not delta.fold):
+            continue
+        if delta.fold:
+            found[name] = _norm(everything, delta)
+        elif delta.layer.bias:
+            raise EditError(
+                f"Expected layer {name!r} to have a bias, because the engram absorbed one; it has none. Solve the "
+                "engram with bias=False for this model."
+            )
+        elif delta.layer.zero_bias(modules[name]) is None:
+            raise EditError(
+                f"Expected layer {name!r} ({delta.layer.type}) to have a place for a bias, because the engram moves "
+                'its output by a constant; it has none. Solve with missing_bias="fold", or leave the layer out.'
+            )
+    return found
+
+
+def _norm(modules: Mapping[str, nn.Module], delta: Delta) -> nn.Module:
+    norm = modules.get(delta.fold)
+    mean = getattr(norm, "running_mean", None)
+    channels = delta.layer.matrices * delta.layer.out
+    if not isinstance(norm, _BatchNorm) or mean is None or len(mean) != channels:
+        got = "none" if norm is None else f"{type(norm).__name__} with {0 if mean is None else len(mean)}"
+        raise EditError(
+            f"Expected {delta.fold!r} to be a BatchNorm with running statistics of {channels} channels, for the "
+            f"constant of layer {delta.layer.name!r}; got {got}. The engram is of another model."
+        )
+    return norm
+
+
+def add_biases(undo: ExitStack, deltas: Mapping[str, Delta], modules: Mapping[str, nn.Module]) -> list[str]:
+    """Give the layers that need a bias and have none one of zeros; ``undo`` takes it away. Returns their names."""
     bare = [name for name, d in deltas.items() if "bias" in d.touches and d.layer.tensor(modules[name], "bias") is None]
     for name in bare:
         layer, module = deltas[name].layer, modules[name]
