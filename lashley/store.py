@@ -110,24 +110,20 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     target = Path(path).resolve()
     try:
         place = next(folder for folder in (target, *target.parents) if folder.exists())
-        if place != target:
-            if not place.is_dir() or not os.access(place, os.W_OK):
-                raise StoreError(f"Could not write {target}: {place} is no folder to write to. Choose another place.")
-            return target
-        if not target.is_dir():
-            raise StoreError(f"Expected {target} to be a folder or absent, got a file. Choose another name.")
-        ours = _written(target)
-        others = [f.relative_to(target).as_posix() for f in _files(target)]
+        others = _not_ours(target) if target.is_dir() else []
     except OSError as error:
-        if isinstance(error, StoreError):
-            raise
         raise StoreError(f"Could not look at {target}: {error}. Choose another place.") from error
-    if others := [name for name in others if name not in ours]:
+    if place == target and not target.is_dir():
+        raise StoreError(f"Expected {target} to be a folder or absent, got a file. Choose another name.")
+    if others:
         raise StoreError(
             f"Expected {target} to be absent, empty or as lashley wrote it, got a folder with other files: {others[0]}"
             + (f" and {len(others) - 1} more" if len(others) > 1 else "")
             + ". Choose another name, or move them away."
         )
+    home = target.parent if place == target else place
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        raise StoreError(f"Could not write {target}: {home} is no folder that you may write to. Choose another place.")
     return target
 
 
@@ -200,15 +196,16 @@ def read_manifest(path: str | os.PathLike[str], kind: str, version: int) -> dict
     return manifest
 
 
-def _written(folder: Path) -> set[str]:
-    """The files that a manifest of ours names, itself included; none where the manifest is not ours."""
+def _not_ours(folder: Path) -> list[str]:
+    """The files in a folder that no manifest of ours names."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return set()
-    if not isinstance(manifest, dict) or not {"kind", "version", "files", "checksum"} <= set(manifest):
-        return set()
-    return {MANIFEST, *manifest["files"]}
+        manifest = None
+    ours: set[str] = set()
+    if isinstance(manifest, dict) and {"kind", "version", "files", "checksum"} <= set(manifest):
+        ours = {MANIFEST, *manifest["files"]}
+    return [name for name in (path.relative_to(folder).as_posix() for path in _files(folder)) if name not in ours]
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:

@@ -125,6 +125,7 @@ first        edited     1      0.2500            100.0%  1.0e-08         float32
 second.long  unchanged  0.5    0.0000            0.0%    1.0e+00         bfloat16
 head         skipped                                                     float32   shared with x
 blank        edited     -1     inf               50.0%   0.0e+00         float32
+nothing      unchanged  1      0.0000            0.0%    0.0e+00         float32
 The weights before the edit were not those the engram was solved for."""
 
 
@@ -134,6 +135,7 @@ def test_a_receipt_reads_as_a_table():
         Change("second.long", "unchanged", "bfloat16", 0.5, asked=1.0, change=0.0, before=4.0, moved=0.0, error=1.0),
         Change("head", "skipped", "float32", note="shared with x"),
         Change("blank", "edited", "float32", -1.0, asked=1.0, change=1.0, before=0.0, moved=0.5, error=0.0),
+        Change("nothing", "unchanged", "float32", 1.0, asked=0.0, change=0.0, before=0.0, moved=0.0, error=0.0),
     ]
     assert str(Receipt({c.name: c for c in changes}, base_matches=False)) == TABLE
 

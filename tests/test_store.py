@@ -184,16 +184,27 @@ def test_a_file_is_not_replaced(tmp_path):
     (tmp_path / "egg").write_text("mine")
     with pytest.raises(StoreError, match="to be a folder or absent, got a file"):
         write(tmp_path / "egg")
-    with pytest.raises(StoreError, match="is no folder to write to"):
+    with pytest.raises(StoreError, match="egg is no folder that you may write to"):
         write(tmp_path / "egg" / "below")
     assert contents(tmp_path) == {"egg": b"mine"}
 
 
-def test_a_place_nobody_may_write_to_is_refused_beforehand(tmp_path, monkeypatch):
+def test_a_place_nobody_may_write_to_is_refused_beforehand(tmp_path, egg, monkeypatch):
+    before = contents(tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(StoreError, match="is no folder to write to. Choose another place"):
-        check_target(tmp_path / "a" / "b")
-    assert contents(tmp_path) == {} and not (tmp_path / "a").exists()
+    for place in (tmp_path / "a" / "b", egg):
+        with pytest.raises(StoreError, match="is no folder that you may write to. Choose another place"):
+            check_target(place)
+    assert contents(tmp_path) == before and not (tmp_path / "a").exists()
+
+
+def test_a_place_that_cannot_be_looked_at_is_refused(egg, monkeypatch):
+    def closed(path, **kw):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", closed)
+    with pytest.raises(StoreError, match="Could not look at .*egg: .*Permission denied. Choose another place"):
+        check_target(egg)
 
 
 def test_asking_for_a_place_writes_nothing(tmp_path, egg):
@@ -263,6 +274,14 @@ def test_a_folder_without_a_manifest_never_appears(tmp_path):
     with pytest.raises(StoreError, match="Expected a manifest to be written"), writing(tmp_path / "egg") as folder:
         folder.tensors(FILE, {"yolk": torch.zeros(3)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_file_and_folder_is_on_the_disk_before_the_old_one_goes(tmp_path, egg, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(os.fstat(handle).st_ino), fsync(handle)))
+    write(egg, 2.0)
+    assert synced[-1] == tmp_path.stat().st_ino
+    assert set(synced) == {place.stat().st_ino for place in (tmp_path, egg, egg / FILE, egg / MANIFEST)}
 
 
 def test_a_folder_that_cannot_be_synced_is_written_all_the_same(tmp_path, monkeypatch):

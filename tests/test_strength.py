@@ -52,8 +52,8 @@ def test_effective_rank_is_the_share_of_directions_in_use():
     one = torch.zeros(4, 6)
     one[0] = 1.0
     half = torch.diag(torch.tensor([3.0, 3.0, 0.0, 0.0]))
-    engram = of_matrices(full=torch.eye(4), half=half, one=one, nothing=torch.zeros(2, 2))
-    expected = {"full": 1.0, "half": 0.5, "one": 0.25, "nothing": 0.0}
+    engram = of_matrices(full=torch.eye(4), half=half, one=one, nothing=torch.zeros(2, 2), small=torch.eye(2, 5))
+    expected = {"full": 1.0, "half": 0.5, "one": 0.25, "nothing": 0.0, "small": 1.0}
     assert strength.effective_rank()(engram) == pytest.approx(expected, abs=1e-6)
     assert strength.effective_rank(3.0)(engram.select(["half", "one"])) == pytest.approx({"half": 3.0, "one": 1.5})
 

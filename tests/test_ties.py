@@ -15,8 +15,8 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -44,9 +44,10 @@ def bert() -> BertForMaskedLM:
     return BertForMaskedLM(BertConfig(**sizes, **SMALL))
 
 
-def t5() -> T5ForConditionalGeneration:
+def umt5() -> UMT5ForConditionalGeneration:
+    """An encoder-decoder whose forward pass asks the config whether the head is tied."""
     sizes = {"d_model": 8, "d_kv": 4, "d_ff": 12, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
-    return T5ForConditionalGeneration(T5Config(**sizes, tie_word_embeddings=True, **SMALL))
+    return UMT5ForConditionalGeneration(UMT5Config(**sizes, tie_word_embeddings=True, **SMALL))
 
 
 # The model, its head, the embedding that is tied to it, and another layer.
@@ -57,7 +58,7 @@ DECODERS = {
 ALL = {
     **DECODERS,
     bert: ("cls.predictions.decoder", "bert.embeddings.word_embeddings", "bert.encoder.layer.0.output.dense"),
-    t5: ("lm_head", "shared", "encoder.block.0.layer.0.SelfAttention.q"),
+    umt5: ("lm_head", "shared", "encoder.block.0.layer.0.SelfAttention.q"),
 }
 
 
@@ -142,6 +143,13 @@ def test_an_untied_head_is_edited_and_nothing_else(any_tied):
     assert raw(model.get_submodule(embedding).weight) == kept
     assert receipt.changed == (head,) and receipt.layers[head].note.startswith("untied from ")
     assert f"{embedding}.weight" in receipt.layers[head].note
+
+
+def test_the_config_of_an_encoder_decoder_stays(any_tied):
+    """Its forward pass may read it, and would do something else."""
+    model, head, _, _ = any_tied
+    ablate_(model, engram_of(model, head), tied="untie")
+    assert model.config.tie_word_embeddings is model.config.is_encoder_decoder
 
 
 def test_the_config_no_longer_promises_the_tie(decoder):
