@@ -137,6 +137,12 @@ def test_norms_without_statistics_of_their_own_are_passed_over():
     assert model[1].running_mean.abs().max() < 1e-12
 
 
+def test_a_model_without_parameters_is_recalibrated():
+    model = nn.Sequential(nn.BatchNorm1d(3, affine=False)).double()
+    recalibrate_batchnorm_(model, gaussian(12, 3).split(6))
+    assert_close(model[0].running_var, exact(gaussian(12, 3))[1], rtol=1e-12)
+
+
 # Nothing else.
 
 
@@ -223,6 +229,7 @@ REFUSED = [
         DataError,
         "two values per channel in every batch, got 1 at BatchNorm '5'",
     ),
+    (lambda: [1e200 * batch for batch in batches(6, 6)], RecordingError, "nan or inf in BatchNorm '1'"),  # its square
     (failing_later, KeyboardInterrupt, "stop"),
 ]
 
