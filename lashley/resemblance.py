@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -92,21 +93,21 @@ def _kept(classes: int, names: Sequence[str] | None, exclude: int | str | Sequen
     names = [str(k) for k in range(classes)] if names is None else list(names)
     if len(names) != classes or len(set(names)) != classes:
         raise DataError(f"Expected a name for each of {classes} classes, all different, got {len(names)}: {names[:5]}.")
-    excluded = [exclude] if isinstance(exclude, int | str) else list(exclude)
+    excluded = list(exclude) if isinstance(exclude, Sequence) and not isinstance(exclude, str) else [exclude]
     if not excluded:
         raise DataError("Expected the class to leave out in exclude, got none.")
-    left_out = set()
-    for one in excluded:
-        if isinstance(one, str) and one in names:
-            left_out.add(one)
-        elif isinstance(one, int) and not isinstance(one, bool) and 0 <= one < classes:
-            left_out.add(names[one])
-        else:
-            raise DataError(
-                f"Expected exclude to be a class's name or an index below {classes}, got {one!r}. "
-                f"{nearest(str(one), names)}"
-            )
-    kept = {name: index for index, name in enumerate(names) if name not in left_out}
+    left_out = [_index(one, names) for one in excluded]
+    kept = {name: index for index, name in enumerate(names) if index not in left_out}
     if not kept:
         raise DataError("Expected a class to stay beside those in exclude, got none: there is nothing to resemble.")
     return kept
+
+
+def _index(one: object, names: Sequence[str]) -> int:
+    if isinstance(one, str) and one in names:
+        return names.index(one)
+    if isinstance(one, Integral) and not isinstance(one, bool) and 0 <= int(one) < len(names):
+        return int(one)
+    raise DataError(
+        f"Expected exclude to be a class's name or an index below {len(names)}, got {one!r}. {nearest(str(one), names)}"
+    )

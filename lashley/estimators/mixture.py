@@ -119,7 +119,7 @@ class MixtureShift(OffsetEstimator):
         good = [name for name in gates if name not in poor]
         shown = ", ".join(f"{name!r} ({gates[name]:.3f})" if gates[name] else f"{name!r} (none)" for name in poor[:5])
         raise SolveError(
-            f"Expected a gate with an R^2 of at least {self.min_r2} in every layer, got less in {shown}"
+            f"Expected a gate with an R^2 of at least {self.min_r2} in every layer, got a poorer one in {shown}"
             + (f" and {len(poor) - 5} more" if len(poor) > 5 else "")
             + ": the concept is not linearly readable there, and the edit would move every row. "
             + (f"Solve for the layers that reach it, layers={good}; or lower" if good else "Lower")
