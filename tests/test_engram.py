@@ -227,6 +227,14 @@ def test_a_sum_over_different_weights_forgets_the_weights():
     assert b["0"].base == a["0"].base  # the same numbers are the same weight, whatever stands around them
 
 
+def test_a_sum_says_how_it_was_solved_where_both_parts_were_solved_alike():
+    model, recording = recorded()
+    cat, dog = recording.engram(model, "cat"), recording.engram(model, "dog", estimator=Ridge(1.0))
+    assert cat["readers.0"].solutions
+    assert (cat - 2 * cat)["readers.0"].solutions == cat["readers.0"].solutions
+    assert (cat + dog)["readers.0"].solutions == ()
+
+
 def test_the_base_fingerprint_names_weights_and_layers():
     engram = engram_of(mlp())
     assert engram.base_fingerprint == engram_of(mlp(), "2", "0").base_fingerprint
