@@ -32,7 +32,6 @@ test: check  ## everything that must hold before a commit: check, then the tests
 
 demo: $(READY)  ## memories found, taken out and put back in networks trained on real digits; about two minutes
 	$(BIN)/lashley demo --out demo-out
-	@page=$$(ls "$(CURDIR)"/demo-out/*.html) && echo "The page: $$page"
 
 bench-mnist: $(READY)  ## the paper's MLP on MNIST, three seeds; rewrites the committed results
 	$(BIN)/python -m benchmarks.mnist
