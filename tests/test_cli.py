@@ -221,6 +221,8 @@ def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+MIXTURE = "engram digits.rec --model tinynets:build --concepts 3 --layers head --out out --estimator mixture-shift"
+
 # --- every verb, against the functions it stands for ------------------------------------------------------------------
 
 
@@ -302,6 +304,42 @@ def test_engram_is_recording_engram(there):
         row = rf"^{re.escape(name)} +{norm:.4f} +{solution.rank} +65 +{re.escape(f'{solution.condition:.4g}')}"
         assert re.search(row, done.out, re.M), done.out
     assert "projection: sharpness 1, threshold 0.5, cut rtol 1e-06" in done.out
+
+
+ESTIMATORS = {
+    "ridge --lam 2": lashley.Ridge(2.0),
+    "kodge": lashley.Kodge(),
+    "kodge --retain 10 --forget 5": lashley.Kodge(10.0, 5.0),
+    "leace": lashley.Leace(),
+    "leace --separate --missing-bias add --rank 9": lashley.Leace(True, lashley.Cut(rank=9), missing_bias="add"),
+    "mean-direction --rtol 0.01": lashley.MeanDirection(0.01),
+    "null-space --rtol 0.1 --lam 0.2": lashley.NullSpace(0.1, 0.2),
+    "mixture-shift --min-r2 0": lashley.MixtureShift(min_r2=0.0),
+    "mixture-shift --mixture mean --min-r2 0": lashley.MixtureShift("mean", 0.0),
+    "mixture-shift --mixture 8=3 9=1 --min-r2 0.01 --missing-bias fold --preset paper": lashley.MixtureShift(
+        {"8": 3.0, "9": 1.0}, 0.01, lashley.Cut.paper(), missing_bias="fold"
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "estimator"), ESTIMATORS.items(), ids=ESTIMATORS)
+def test_every_estimator_by_its_options(there, line, estimator):
+    done = ok(f"engram digits.rec --model tinynets:build --concepts 3 --layers head --out e --estimator {line}")
+    found = lashley.Engram.load("e")
+    assert list(found) == ["head"] and found.estimator == estimator
+    expected = lashley.Recording.load("digits.rec").engram(network(), ["3"], estimator=estimator, layers=["head"])
+    assert torch.equal(found["head"].weight, expected["head"].weight)
+    gate = expected["head"].solutions[0].gate
+    assert ("R^2 of the gate" in done.out) == (gate is not None)
+    if gate is not None:
+        assert re.search(rf"^head .*{gate:.4g}", done.out, re.M), done.out
+
+
+def test_a_mixture_is_spelled_out(there):
+    out = ok(f"{MIXTURE} --mixture 8=3 9=1 --min-r2 0").out
+    assert "mixtureshift: missing bias refuse, weights 3 8 + 1 9, min r2 0, cut rtol 0.001" in out
+    out = ok(f"{MIXTURE.replace('mixture-shift', 'leace')}").out
+    assert "leace: missing bias refuse, separate false, cut" in out
 
 
 def test_engram_pools_a_list_and_sums_a_mapping(there):
@@ -635,16 +673,22 @@ def test_weights_are_loaded_strictly(there):
         ("engram digits.rec --model tinynets:build --out e --weighted-sum 3=1 3=2", "each concept once"),
         ("engram digits.rec --model tinynets:build --concepts 3", "expected --out ENGRAM"),
         ("engram digits.rec --model tinynets:build --concepts 3 --out e --rank 3 --rtol 0.1", "not allowed with"),
-        ("engram digits.rec --model tinynets:build --concepts 3 --out e --lam 1", "--lam is for --estimator ridge"),
+        (
+            "engram digits.rec --model tinynets:build --concepts 3 --out e --lam 1",
+            "--lam is for ridge and null-space; projection takes --sharpness",
+        ),
         ("engram digits.rec --model tinynets:build --concepts 3 --out e --estimator ridge", "expected --lam"),
         (
             "engram digits.rec --model tinynets:build --concepts 3 --out e --estimator ridge --lam 1 --rank 3",
-            "--rank is for the projection",
+            "--rank is for projection and leace and mixture-shift; ridge takes --lam.",
         ),
         (
             "engram digits.rec --model tinynets:build --concepts 3 --estimator ridge --lam 1 --sensitivity",
             "--sensitivity is for the projection",
         ),
+        (f"{MIXTURE} --mixture 8 9=1", "argument --mixture: expected NAME=WEIGHT"),
+        (f"{MIXTURE} --mixture 8=1 8=2", "each concept once in --mixture"),
+        (f"{MIXTURE} --separate", "--separate is for leace; mixture-shift takes --mixture"),
     ],
 )
 def test_wrong_usage_ends_with_2(there, line, says):
@@ -775,6 +819,8 @@ TWO = "record tinynets:build --data two.npz --flatten --out out"
 ENGRAM = "engram digits.rec --model tinynets:build --concepts 3 --out out"
 UNCHECKED = "engram digits.rec --no-check --model tinynets:build --concepts 3 --out out"
 RIDGE = "engram digits.rec --model tinynets:build --concepts 3 --out out --estimator ridge"
+FORM = "engram digits.rec --model tinynets:build --concepts 3 --layers head --out out --estimator"
+PAIR = FORM.replace("--concepts 3", "--concepts 3 8")
 EDIT = "edit tinynets:build --engram three --out out"
 TIED = "edit tinynets:tied --engram one --out out"
 
@@ -829,6 +875,13 @@ CHANGES = [
     ("engram", "--sensitivity", ENGRAM, f"{ENGRAM} --sensitivity"),
     ("engram", "--estimator", ENGRAM, f"{RIDGE} --lam 1"),
     ("engram", "--lam", f"{RIDGE} --lam 1", f"{RIDGE} --lam 2"),
+    ("engram", "--layers", ENGRAM, f"{ENGRAM} --layers head"),
+    ("engram", "--retain", f"{FORM} kodge", f"{FORM} kodge --retain 10"),
+    ("engram", "--forget", f"{FORM} kodge", f"{FORM} kodge --forget 10"),
+    ("engram", "--separate", f"{PAIR} leace", f"{PAIR} leace --separate"),
+    ("engram", "--mixture", f"{FORM} mixture-shift --min-r2 0", f"{FORM} mixture-shift --min-r2 0 --mixture 8=1"),
+    ("engram", "--min-r2", f"{FORM} mixture-shift --min-r2 0", f"{FORM} mixture-shift --min-r2 1"),
+    ("engram", "--missing-bias", f"{FORM} leace", f"{FORM} leace --missing-bias fold"),
     ("engram", "--sharpness", ENGRAM, f"{ENGRAM} --sharpness 2"),
     ("engram", "--threshold", ENGRAM, f"{ENGRAM} --threshold 0.4"),
     ("engram", "--rtol", ENGRAM, f"{ENGRAM} --rtol 0.01"),

@@ -68,8 +68,8 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
 def selection(args: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `lashley.record` and `lashley.select.survey`."""
     return {
-        "target_modules": _patterns(args.target_modules),
-        "exclude_modules": _patterns(args.exclude_modules),
+        "target_modules": patterns(args.target_modules),
+        "exclude_modules": patterns(args.exclude_modules),
         "layers_to_transform": args.layers_to_transform,
         "layers_pattern": args.layers_pattern,
     }
@@ -133,7 +133,8 @@ def without_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _patterns(values: list[str] | None) -> list[str] | str | None:
+def patterns(values: list[str] | None) -> list[str] | str | None:
+    """What the patterns of a command line mean to the library: one value may be a regular expression."""
     if values is not None and len(values) == 1 and (values[0] == "all-linear" or REGULAR & set(values[0])):
         return values[0]
     return values
