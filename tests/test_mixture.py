@@ -23,10 +23,9 @@ def gate_values(x: Tensor, operator: Operator) -> Tensor:
 
 
 def least_squares_gate(rows: Rows, target: str) -> Tensor:
-    """h of every row: least squares with constraints, by the system of the study, on the rows themselves.
+    """h of every row: the least variance with a mean of 1 on the target and of 0 on every other concept.
 
-    The variance ``a^T C a + penalty * 0`` with a mean of 1 on the target and of 0 on every other concept, as a
-    saddle-point system in (a, b, multipliers).
+    As a system in (a, b, multipliers), from the rows themselves.
     """
     x = together(rows)
     centred = x - x.mean(0)
