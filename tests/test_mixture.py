@@ -139,6 +139,17 @@ def test_more_concepts_than_directions_have_no_gate():
     assert MixtureShift(cut=Cut(rank=2)).operator(site(concepts(), "b")).solution.gate == 0
 
 
+@pytest.mark.parametrize("apart", [1e-2, 1e-5])
+def test_a_twin_of_the_target_leaves_a_gate_that_is_exact_and_poor(apart):
+    rows = concepts()
+    twin = gaussian(40, 7, seed=8) * rows["b"].std(0)
+    rows["e"] = twin - twin.mean(0) + rows["b"].mean(0) + apart * gaussian(7, seed=9)
+    operator = MixtureShift(cut=EXACT).operator(site(rows, "b"))
+    assert 0 < operator.solution.gate < 10 * apart**2
+    for name, x in rows.items():
+        assert_close(gate_values(x, operator).mean(), float(name == "b"), atol=1e-6)
+
+
 def test_a_gate_below_the_bound_is_refused_with_the_layers_that_have_one():
     good = MixtureShift().operator(site(concepts(), "b")).solution
     rows = {name: x + 20 * gaussian(*x.shape, seed=9) for name, x in concepts().items()}
