@@ -233,7 +233,7 @@ class Estimator(ABC):
         """The operator where the moments are diagonal: each column of the input is a direction of its own."""
         raise SolveError(
             f"Expected an estimator with a form for embeddings, got {type(self).__name__}. Projection and Ridge "
-            "have one; or leave the embedding out with exclude_modules."
+            "have one; or leave the embedding out with layers=."
         )
 
     def check(self, solutions: Mapping[str, Sequence[Solution]]) -> None:  # noqa: B027
