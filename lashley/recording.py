@@ -181,9 +181,8 @@ class Recording:
         parts = self._parts(concepts)
         against = None if reference is None else self._known(reference)
         chosen = {name: self.layers[name] for name in match_names(layers, self.layers, "layers")}
-        offset, folds = isinstance(estimator, OffsetEstimator), {}
-        if isinstance(estimator, OffsetEstimator):
-            folds = offsets(estimator, unwrap(model), chosen, self._folds, bias)
+        folds = offsets(estimator, unwrap(model), chosen, self._folds, bias)
+        offset = isinstance(estimator, OffsetEstimator)  # every layer is solved with a place for it
         parameters = self._parameters(unwrap(model), self.layers if check else chosen)
         prints = {name: fingerprint(found.weight) for name, found in parameters.items()}
         if check:

@@ -216,6 +216,18 @@ def test_a_folded_constant_is_in_the_running_mean():
     }
 
 
+def test_to_recalibrated_statistics_it_is_all_one():
+    """BatchNorm takes any constant off again, wherever it was put."""
+    model, recording = net()
+    x = gaussian(40, 2, 4, 4, seed=7)
+    answers = []
+    for missing in ("add", "fold"):
+        edited = lashley.ablate(model, recording.engram(model, "b", estimator=Leace(missing_bias=missing)))
+        lashley.recalibrate_batchnorm_(edited, [x])
+        answers.append(edited(x).detach())
+    assert_close(*answers, atol=1e-9)
+
+
 @pytest.mark.parametrize("missing", ["add", "fold"])
 @pytest.mark.parametrize("edit", [lashley.ablated, lashley.injected])
 @pytest.mark.parametrize("error", [None, RuntimeError])

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lashley.engram import Delta, Engram
 from lashley.errors import EditError, SolveError
-from lashley.estimators import OffsetEstimator
+from lashley.estimators import Estimator, OffsetEstimator
 from lashley.hooks import Identities, Readers
 from lashley.layers import Layer, describe, places
 
@@ -99,9 +99,9 @@ def _by_channel(layer: Layer, output: Tensor) -> bool:
 
 
 def offsets(
-    estimator: OffsetEstimator, model: nn.Module, layers: Mapping[str, Layer], folds: Mapping[str, Fold], bias: bool
+    estimator: Estimator, model: nn.Module, layers: Mapping[str, Layer], folds: Mapping[str, Fold], bias: bool
 ) -> dict[str, str]:
-    """For the layers without a bias whose constant is folded: into which BatchNorm.
+    """For the layers without a bias whose constant is folded: into which BatchNorm. Without an offset there are none.
 
     Args:
         folds: the places that were found while recording.
@@ -110,6 +110,8 @@ def offsets(
     Raises:
         SolveError: they may not, or a layer without a bias cannot do what ``estimator.missing_bias`` asks.
     """
+    if not isinstance(estimator, OffsetEstimator):
+        return {}
     kind, missing = type(estimator).__name__, estimator.missing_bias
     if not bias:
         raise SolveError(
