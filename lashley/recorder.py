@@ -33,7 +33,7 @@ from lashley.hooks import Diverged, EarlyStop, Identities, Sharing, StopForward,
 from lashley.layers import Layer, deviation, places, unwrap
 from lashley.progress import track
 from lashley.provenance import digest, environment, fingerprint
-from lashley.recording import Recording, Site
+from lashley.recording import Recording, Site, from_folder, manifest_of
 from lashley.select import Indices, Patterns, select
 from lashley.shelf import rows_in
 from lashley.tally import Tally
@@ -123,7 +123,7 @@ def record(
         if saved.complete is None:
             return asked.recording(saved, once)
         asked.check_beginnings(saved.complete.manifest["batches"])
-        return Recording.over(saved.complete)
+        return from_folder(saved.complete)
 
 
 @dataclass
@@ -497,7 +497,7 @@ class _Recorder:
             made_by=environment(),
         )
         if self.saved is not None:
-            manifest = {**recording.manifest(self.tally.entries), "batches": self.batches}
+            manifest = {**manifest_of(recording, self.tally.entries), "batches": self.batches}
             self.saved.finish(manifest, self.tally.files)
         return recording
 

@@ -45,7 +45,7 @@ from lashley.shelf import ALL, Shelf, entry, packed, rows_in
 from lashley.spectrum import Cut, Factor
 from lashley.store import Reader, writing
 
-__all__ = ["KIND", "VERSION", "Recording", "Site", "merge"]
+__all__ = ["KIND", "VERSION", "Recording", "Site", "from_folder", "manifest_of", "merge"]
 
 KIND, VERSION = "recording", 1
 _ENOUGH_ROWS = 2  # rows per column below which every share is near 0 or 1 and specificity looks perfect by itself
@@ -304,25 +304,7 @@ class Recording:
                     tensors |= packed(number, key, kept)
                     entries[number][key] = entry(file, kept)
                 folder.tensors(file, tensors)
-            folder.manifest(KIND, VERSION, self.manifest(entries))
-
-    def manifest(self, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What a manifest says of the recording.
-
-        Args:
-            entries: per site, which file has what (`lashley.shelf.entry`), by the number of the concept or "all".
-        """
-        return {
-            "concepts": list(self.concepts),
-            "keep": self.keep,
-            "overlapping": self.overlapping,
-            "sites": [{**asdict(site), "kept": kept} for site, kept in zip(self.sites, entries, strict=True)],
-            "layers": [layer.to_json() for layer in self.layers.values()],
-            "folds": {name: fold._asdict() for name, fold in self._folds.items()},
-            "weights": self._weights,
-            "shards": list(self._shards),
-            "made_by": self.made_by,
-        }
+            folder.manifest(KIND, VERSION, manifest_of(self, entries))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recording:
@@ -331,37 +313,9 @@ class Recording:
         Raises:
             StoreError: not a recording, not finished, damaged, or written by a newer version.
         """
-        recording = cls.over(Reader(path, KIND, VERSION))
+        recording = from_folder(Reader(path, KIND, VERSION))
         recording._moments = [dict(held) for held in recording._moments]
         return recording
-
-    @classmethod
-    def over(cls, reader: Reader) -> Recording:
-        """The recording in a folder, which reads what it needs of a concept when it is asked for it."""
-        manifest = reader.manifest
-        concepts, keep = tuple(manifest["concepts"]), manifest["keep"]
-        layers = [Layer.from_json(values) for values in manifest["layers"]]
-        sites, kept, pooled = [], [], []
-        for number, facts in enumerate(manifest["sites"]):
-            sites.append(Site(facts["name"], facts["dim"], tuple(facts["layers"]), facts["rows"]))
-            entries = facts["kept"]
-            by_concept = {concept: (str(i), entries[str(i)]) for i, concept in enumerate(concepts)}
-            kept.append(Shelf(reader, number, by_concept))
-            if ALL in entries:
-                pooled.append(Shelf(reader, number, {ALL: (ALL, entries[ALL])})[ALL])
-        return cls(
-            concepts=concepts,
-            layers={layer.name: layer for layer in layers},
-            sites=tuple(sites),
-            kept=kept,
-            pooled=pooled or None,
-            keep=keep,
-            overlapping=manifest["overlapping"],
-            weights=manifest["weights"],
-            shards=tuple(manifest["shards"]),
-            folds={name: Fold(**fold) for name, fold in manifest["folds"].items()},
-            made_by=manifest["made_by"],
-        )
 
     def _by_key(self, site: int, held: Mapping[str, list[Any]]) -> Iterator[tuple[str, list[Any]]]:
         yield from ((str(number), held[concept]) for number, concept in enumerate(self.concepts))
@@ -563,6 +517,52 @@ class Recording:
             if empty := [self.sites[i].name for i in asked if not rows_in(self._moments[i], name)]:
                 where = "this recording" if len(empty) == len(self.sites) else _some(empty)
                 say(f"Concept {name!r} has no rows in {where}: its engram is zero there. Merge the shard that has it.")
+
+
+def manifest_of(recording: Recording, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the manifest of a recording says.
+
+    Args:
+        entries: per site, which file has what (`lashley.shelf.entry`), by the number of the concept or "all".
+    """
+    return {
+        "concepts": list(recording.concepts),
+        "keep": recording.keep,
+        "overlapping": recording.overlapping,
+        "sites": [{**asdict(site), "kept": kept} for site, kept in zip(recording.sites, entries, strict=True)],
+        "layers": [layer.to_json() for layer in recording.layers.values()],
+        "folds": {name: fold._asdict() for name, fold in recording._folds.items()},
+        "weights": recording._weights,
+        "shards": list(recording._shards),
+        "made_by": recording.made_by,
+    }
+
+
+def from_folder(reader: Reader) -> Recording:
+    """The recording in a folder, which reads what it needs of a concept each time it needs it."""
+    manifest = reader.manifest
+    concepts = tuple(manifest["concepts"])
+    layers = [Layer.from_json(values) for values in manifest["layers"]]
+    sites, kept, pooled = [], [], []
+    for number, facts in enumerate(manifest["sites"]):
+        sites.append(Site(facts["name"], facts["dim"], tuple(facts["layers"]), facts["rows"]))
+        entries = facts["kept"]
+        kept.append(Shelf(reader, number, {c: (str(i), entries[str(i)]) for i, c in enumerate(concepts)}))
+        if ALL in entries:
+            pooled.append(Shelf(reader, number, {ALL: (ALL, entries[ALL])})[ALL])
+    return Recording(
+        concepts=concepts,
+        layers={layer.name: layer for layer in layers},
+        sites=tuple(sites),
+        kept=kept,
+        pooled=pooled or None,
+        keep=manifest["keep"],
+        overlapping=manifest["overlapping"],
+        weights=manifest["weights"],
+        shards=tuple(manifest["shards"]),
+        folds={name: Fold(**fold) for name, fold in manifest["folds"].items()},
+        made_by=manifest["made_by"],
+    )
 
 
 def merge(*recordings: Recording) -> Recording:
