@@ -27,7 +27,7 @@ from lashley.data.batches import batch_digest, batch_size, call, moved, total_ba
 from lashley.data.concepts import Members, check_data, stream
 from lashley.data.masks import Part, default_mask, fit_mask
 from lashley.data.rows import Pick, pick
-from lashley.edit.offsets import FoldSearch
+from lashley.edit.offsets import Fold, FoldSearch
 from lashley.errors import DataError, LashleyWarning, RecordingError
 from lashley.hooks import Diverged, EarlyStop, Identities, Sharing, StopForward, at_rest, tapped
 from lashley.layers import Layer, deviation, places, unwrap
@@ -292,7 +292,8 @@ class _Recorder:
         self.done: list[str] = []  # digests of the batches that a run before this one counted
         self.number = 0
         self.now = _Pass(0, None, Members([]))
-        self.folds = FoldSearch(self.model, self.layers)
+        self.search = FoldSearch(self.model, self.layers)
+        self.folds: dict[str, Fold] = {}
         if saved is not None and saved.progress:
             self._resume(saved)
 
@@ -328,6 +329,7 @@ class _Recorder:
         facts = saved.progress
         self.done = [found for digests in facts["batches"].values() for found in digests]
         self.tally.restore(facts["tally"], saved.state())
+        self.folds = {name: Fold(**fold) for name, fold in facts["folds"].items()}
         if self.sharing is not None:
             self.sharing.leader = {
                 layer: name for name, readers in self.tally.readers.items() for layer in readers if layer != name
@@ -336,7 +338,13 @@ class _Recorder:
     def _save(self, saved: Checkpoint) -> None:
         """Write what the next run needs to go on after this batch."""
         facts, tensors = self.tally.state()
-        saved.step({"share": self.share, "batches": self.batches, "tally": facts}, tensors, self.tally.files)
+        progress = {
+            "share": self.share,
+            "batches": self.batches,
+            "folds": {name: fold._asdict() for name, fold in self.folds.items()},
+            "tally": facts,
+        }
+        saved.step(progress, tensors, self.tally.files)
 
     def _step(self, batch: Any, members: Members) -> None:
         """The forward pass of a batch, and the rows of every layer to the sums of its concepts."""
@@ -349,7 +357,7 @@ class _Recorder:
             with (
                 tapped(self.modules, self._on_input, on_output, layers=self.layers),
                 self.encoder.watched(now.identities),
-                self.folds.watching(now.identities) if now.number == 0 else nullcontext(),
+                self.search.watching(now.identities) if now.number == 0 else nullcontext(),
             ):
                 self._run(batch)
             if self.stop is not None:
@@ -361,6 +369,7 @@ class _Recorder:
         self._check_finite()
         if now.number == 0:
             self._check_all_fired()
+            self.folds = self.search.found()
         self._check_sharing()
 
     def _run(self, batch: Any) -> None:
@@ -413,7 +422,7 @@ class _Recorder:
         """In the first batch: does the layer compute ``W x + b``, and who reads that?"""
         if self.now.fired.count(name) == 1:
             self._check_formula(name, output)
-        self.folds.wrote(name, output)
+        self.search.wrote(name, output)
 
     def _check_formula(self, name: str, output: Tensor) -> None:
         """Compare an output with ``W x + b`` of the first sample."""
@@ -493,7 +502,7 @@ class _Recorder:
             overlapping=self.tally.overlapping,
             weights=self.weights,
             shards=(digest(*(found for digests in self.batches.values() for found in digests)),),
-            folds=self.folds.found(),
+            folds=self.folds,
             made_by=environment(),
         )
         if self.saved is not None:

@@ -149,7 +149,7 @@ def check(folder: Path, expected: lashley.Recording) -> None:
             for a, b in zip(mine, theirs, strict=True):
                 a, b = a.pack() | {"count": torch.tensor(a.count)}, b.pack() | {"count": torch.tensor(b.count)}
                 assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a), (site, a, b)
-    assert lashley.store._written(folder) == {path.name for path in folder.iterdir()}
+    assert lashley.store._not_ours(folder) == []
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def assert_same(one: Recording, two: Recording) -> None:
     """To the bit."""
     __tracebackhide__ = True
     assert (one.concepts, one.sites, one.keep, one.overlapping) == (two.concepts, two.sites, two.keep, two.overlapping)
-    assert one._shards == two._shards
+    assert (one._shards, one._folds) == (two._shards, two._folds)
     for site in range(len(one.sites)):
         for mine, theirs in zip(kept(one, site), kept(two, site), strict=True):
             assert mine.count == theirs.count
@@ -373,7 +373,7 @@ def test_a_full_disk(function: str, tmp_path: Path) -> None:
             else:
                 break
         if (tmp_path / "run" / "manifest.json").exists():  # not before the very first step
-            assert store._written(tmp_path / "run") == set(contents(tmp_path / "run"))
+            assert store._not_ours(tmp_path / "run") == []
         if number % 2:  # going on from there ends well
             shutil.copytree(tmp_path / "run", tmp_path / f"later{number}")
             assert_same(record(mlp(), data(), checkpoint=tmp_path / f"later{number}"), expected)
@@ -631,7 +631,16 @@ def test_sharing_that_ends(after: int | None, tmp_path: Path) -> None:
     assert [site.layers for site in found.sites] == [("left",), ("right",)]
     for layer in found.layers:
         assert torch.equal(found.moment("b", layer).augmented, plain.moment("b", "right").augmented)
-    assert store._written(tmp_path) == set(contents(tmp_path))
+    assert store._not_ours(tmp_path) == []
+
+
+def test_where_constants_could_go_is_known_after_a_stop(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+    with pytest.raises(Stopped):
+        record(net, {"a": Stopping(data()["a"], 2)}, checkpoint=tmp_path)
+    found = record(net, {"a": data()["a"]}, checkpoint=tmp_path)
+    assert found._folds["0"].norm == "1"
+    assert_same(found, record(net, {"a": data()["a"]}))
 
 
 def test_a_compiled_model_goes_on_as_the_module_that_was_written(tmp_path: Path) -> None:
