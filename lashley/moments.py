@@ -19,7 +19,7 @@ Legend: N rows, D columns, S ``[D, D]``, s ``[D]``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -29,7 +29,18 @@ from torch import Tensor
 
 from lashley.errors import MomentError
 
-__all__ = ["Accumulator", "Moment", "edges", "pool", "product_dtype", "wide"]
+__all__ = [
+    "Accumulator",
+    "Moment",
+    "coarser",
+    "edges",
+    "listed",
+    "numbered",
+    "pool",
+    "pool_all",
+    "product_dtype",
+    "wide",
+]
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
 _AT_ONCE = 8192  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
@@ -158,7 +169,7 @@ class Moment:
             raise MomentError(f"Expected a part of {self}, got {part}.")
         square = self.square - part.square
         blocks = tuple(square[start:, start:stop].clone() for start, stop in edges(self.dim))
-        product = _coarser(self.product, part.product)
+        product = coarser(self.product, part.product)
         return Moment(self.sum - part.sum, self.count - part.count, blocks=blocks, product=product)
 
     def __add__(self, other: Moment) -> Moment:
@@ -234,8 +245,23 @@ class Counts:
         self._counts += found.to("cpu", torch.float64)
         self.count += indices.numel()
 
+    def include(self, moments: Sequence[Moment]) -> None:
+        """Add a finished moment."""
+        _check_width(self.dim, moments)
+        self._counts = self._counts.to(moments[0].sum.device) + moments[0].sum
+        self.count += moments[0].count
+
     def moments(self) -> list[Moment]:
         return [Diagonal(self._counts)]
+
+    def state(self) -> dict[str, Tensor]:
+        """All that later moments depend on, as tensors."""
+        return {"counts": self._counts}
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Go on where `state` was taken. The counts stay on the host, wherever the indices come from."""
+        self._counts = state["counts"].clone()
+        self.count = int(self._counts.sum())
 
 
 def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
@@ -244,22 +270,30 @@ def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
     Rows of thin moments that have to be multiplied now are multiplied in float64: how rows were divided among moments
     must not show in their pool.
     """
-    parts = list(moments)
-    if not parts:
-        if dim is None:
-            raise MomentError("Expected at least one moment or the number of columns, got neither.")
-        return Moment.zero(dim)
-    sizes = sorted({m.dim for m in parts})
-    if len(sizes) > 1:
-        raise MomentError(f"Expected moments of one width, got widths {sizes}: they are of different sites.")
-    if len(parts) == 1:
-        return parts[0]
-    if all(isinstance(part, Diagonal) for part in parts):
-        return Diagonal(torch.stack([part.sum for part in parts]).sum(0))
-    accumulator = Accumulator(parts[0].dim, dtype=torch.float64)
-    for part in parts:
-        accumulator.include(part)
-    return accumulator.moments()[0]
+    found = pool_all([moment] for moment in moments)
+    if not found and dim is None:
+        raise MomentError("Expected at least one moment or the number of columns, got neither.")
+    return found[0] if found else Moment.zero(dim)  # type: ignore[arg-type]
+
+
+def pool_all(parts: Iterable[Sequence[Moment]]) -> list[Moment]:
+    """The same for the matrices of a layer: one moment of each in every part, and one of each comes out.
+
+    The parts are taken one at a time: they may come from a disk.
+    """
+    alone: Sequence[Moment] = ()
+    together: Accumulator | Counts | None = None
+    for moments in parts:
+        if not alone:
+            alone = moments
+            continue
+        if together is None:
+            dim = alone[0].dim
+            diagonal = isinstance(alone[0], Diagonal)
+            together = Counts(dim) if diagonal else Accumulator(dim, len(alone), torch.float64)
+            together.include(alone)
+        together.include(moments)
+    return list(alone) if together is None else together.moments()
 
 
 class Accumulator:
@@ -298,7 +332,7 @@ class Accumulator:
             return total
         self.count += count
         self._sum = total if self._sum is None else self._sum + total
-        limit = _GATHER if self._blocks is not None else max(_GATHER, thin_limit(self.dim, rows.dtype))
+        limit = self._limit(rows.dtype)
         if count >= limit:
             self._multiply(rows)
             return total
@@ -308,18 +342,21 @@ class Accumulator:
             self._flush()
         return total
 
-    def include(self, moment: Moment) -> None:
-        """Add a finished moment (of a layer with one matrix)."""
-        if moment.rows is not None:
-            self.add(moment.rows.unsqueeze(0))
+    def include(self, moments: Sequence[Moment]) -> None:
+        """Add finished moments, one of each matrix and all of the same rows."""
+        _check_width(self.dim, moments)
+        rows = [m.rows for m in moments if m.rows is not None]
+        if len(rows) == self.matrices:
+            self.add(torch.stack(rows), owned=True)
             return
-        assert moment.blocks is not None
-        self.count += moment.count
-        total = moment.sum.unsqueeze(0)
-        self._sum = total.clone() if self._sum is None else self._sum + total
-        for mine, theirs in zip(self._ready(moment.sum), moment.blocks, strict=True):
-            mine[0] += theirs
-        self._product = _coarser(self._product, moment.product)
+        self.count += moments[0].count
+        total = torch.stack([m.sum for m in moments])
+        self._sum = total if self._sum is None else self._sum + total
+        for number, moment in enumerate(moments):
+            assert moment.blocks is not None  # the rows of one matrix are no fewer than those of another
+            for mine, theirs in zip(self._ready(total), moment.blocks, strict=True):
+                mine[number] += theirs
+            self._product = coarser(self._product, moment.product)
 
     def moments(self) -> list[Moment]:
         """The moment of each matrix, on the device of the sums.
@@ -339,6 +376,26 @@ class Accumulator:
             for s, b in zip(self._sum, columns, strict=True)
         ]
 
+    def state(self) -> dict[str, Tensor]:
+        """All that later moments depend on, as tensors. They share the accumulator's memory."""
+        state = {"count": torch.tensor(self.count), "product": torch.empty(0, dtype=self._product)}
+        if self._sum is not None:
+            state["sum"] = self._sum
+        return state | numbered("pending", self._pending) | numbered("block", self._blocks or ())
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Go on where `state` was taken, to the bit.
+
+        Args:
+            device: where the next rows come from.
+        """
+        home = torch.device("cpu") if device.type == "mps" else device
+        self.count, self._product = int(state["count"]), state["product"].dtype
+        self._sum = state["sum"].to(home, copy=True) if "sum" in state else None
+        self._pending = [rows.to(device, copy=True) for rows in listed("pending", state)]
+        self._pending_rows = sum(rows.shape[1] for rows in self._pending)
+        self._blocks = tuple(block.to(home, copy=True) for block in listed("block", state)) or None
+
     def _flush(self) -> None:
         if self._pending:
             rows = torch.cat(self._pending, dim=1)
@@ -347,13 +404,11 @@ class Accumulator:
 
     def _multiply(self, rows: Tensor) -> None:
         dtype = product_dtype(self.dim, rows.dtype, self.dtype)
-        self._product = _coarser(self._product, dtype)
+        self._product = coarser(self._product, dtype)
         blocks = self._ready(rows)
         with full_precision(rows.device):
             for piece in rows.split(_AT_ONCE, dim=1):
-                piece = piece.to(dtype)
-                for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
-                    left, right = piece[:, :, start:].mT, piece[:, :, start:stop]
+                for (left, right), block in zip(self._factors(piece.to(dtype)), blocks, strict=True):
                     if block.dtype == dtype and block.device == rows.device:
                         block.baddbmm_(left, right)
                     else:
@@ -362,16 +417,44 @@ class Accumulator:
     def _ready(self, like: Tensor) -> tuple[Tensor, ...]:
         if self._blocks is None:
             self._blocks = tuple(
-                torch.zeros(self.matrices, self.dim - start, stop - start, dtype=torch.float64, device=_home(like))
-                for start, stop in edges(self.dim)
+                torch.zeros(self.matrices, *shape, dtype=torch.float64, device=_home(like)) for shape in self._shapes()
             )
         return self._blocks
+
+    def _limit(self, dtype: torch.dtype) -> int:
+        """How many rows to gather before they are multiplied."""
+        return _GATHER if self._blocks is not None else max(_GATHER, thin_limit(self.dim, dtype))
+
+    def _shapes(self) -> list[tuple[int, int]]:
+        """The blocks that products are summed in."""
+        return [(self.dim - start, stop - start) for start, stop in edges(self.dim)]
+
+    def _factors(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each block, the two factors whose product these rows add."""
+        for start, stop in edges(self.dim):
+            yield rows[:, :, start:].mT, rows[:, :, start:stop]
 
 
 def edges(dim: int) -> list[tuple[int, int]]:
     """Where the block columns begin and end. Fixed by D alone, so that any two moments of a site add block by block."""
     count = 1 if dim < 128 else 4 if dim < 512 else 8
     return list(pairwise(round(i * dim / count) for i in range(count + 1)))
+
+
+def _check_width(dim: int, moments: Iterable[Moment]) -> None:
+    widths = sorted({dim, *(moment.dim for moment in moments)})
+    if len(widths) > 1:
+        raise MomentError(f"Expected moments of one width, got widths {widths}: they are of different sites.")
+
+
+def numbered(name: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+    """``name.0``, ``name.1``, ... for the tensors of a list."""
+    return {f"{name}.{number}": tensor for number, tensor in enumerate(tensors)}
+
+
+def listed(name: str, state: Mapping[str, Tensor]) -> list[Tensor]:
+    """The inverse of `numbered`."""
+    return [state[key] for number in range(len(state)) if (key := f"{name}.{number}") in state]
 
 
 def _products(rows: Tensor) -> tuple[Tensor, ...]:
@@ -389,7 +472,8 @@ def _triangle(dim: int, device: torch.device) -> Tensor:
     return torch.ones(dim, dim, dtype=torch.bool, device=device).tril_()
 
 
-def _coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:
+    """The dtype with the larger rounding."""
     return a if torch.finfo(a).eps >= torch.finfo(b).eps else b
 
 

@@ -12,30 +12,31 @@ in the same order, a pass ends when the last of them has its input. A head whose
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lashley.checkpoint import Checkpoint, opened
 from lashley.data.batches import batch_digest, batch_size, call, moved, total_batches
 from lashley.data.concepts import Members, check_data, stream
 from lashley.data.masks import Part, default_mask, fit_mask
-from lashley.data.rows import Pick, indices_of, pick, rows_of
-from lashley.edit.offsets import FoldSearch
+from lashley.data.rows import Pick, pick
+from lashley.edit.offsets import Fold, FoldSearch
 from lashley.errors import DataError, LashleyWarning, RecordingError
 from lashley.hooks import Diverged, EarlyStop, Identities, Sharing, StopForward, at_rest, tapped
 from lashley.layers import Layer, deviation, places, unwrap
-from lashley.layers.base import Gatherer
-from lashley.moments import Counts, Moment
 from lashley.progress import track
 from lashley.provenance import digest, environment, fingerprint
-from lashley.recording import Recording, Site
+from lashley.recording import Recording, Site, from_folder, manifest_of
 from lashley.select import Indices, Patterns, select
-from lashley.shifts import Shifts
+from lashley.shelf import rows_in
+from lashley.tally import Tally
 
 __all__ = ["record"]
 
@@ -58,7 +59,9 @@ def record(
     layers_pattern: Patterns = None,
     rows: Rows | None = None,
     forward: Forward | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     dtype: torch.dtype | None = None,
+    keep: str = "moments",
     progress: bool | None = None,
 ) -> Recording:
     """Record the moments of every concept at every site, in one forward pass over the data.
@@ -78,48 +81,140 @@ def record(
             ``attention_mask``, else every row.
         forward: ``f(model, batch)`` in place of the default call; the batch is as the data gave it, and the forward is
             never stopped early.
+        checkpoint: a folder. What was counted is written there at least every half a minute or so, and whenever a
+            concept of a mapping is over; the same call goes on from there after the process was killed, to the bit
+            where it would have been. The data are read again from the start, without the forward pass, and compared.
+            When all is done the folder is a recording: `Recording.load` reads it, and the same call returns it at once
+            after a look at the first batch of every concept. The recording that comes back reads from the folder what
+            it needs of a concept, so that only the concept under way takes memory.
         dtype: of the products; default float64 up to 256 columns (and for float64 rows), float32 above. Sums are
             float64.
+        keep: "moments"; or "products", of each concept only ``W S_c`` for every layer, and the moment of all rows. That
+            takes O x D numbers a layer in place of D x D / 2 a site: less where the layers that read a site have fewer
+            than D / 2 outputs together, as in most convolutions, and more elsewhere. It serves the paper's estimator
+            against all rows and nothing else.
         progress: None: a bar on a terminal, silence elsewhere. True and False force it.
 
     Raises:
         DataError: no batches, a bare tensor, labels out of range, a mask of no rows or of the wrong shape.
         SelectionError, ModelError: a pattern that matches nothing, a layer that cannot be recorded.
         RecordingError: a layer that never fires, an input that is not finite; layer and batch are named.
+        StoreError: a checkpoint of another run, one that is damaged or that another process works on, a full disk; what
+            is in the folder stays as it is.
     """
     check_data(data, concept_of, concept_names)
+    if keep not in ("moments", "products"):
+        raise DataError(f'Expected keep to be "moments" or "products", got {keep!r}.')
     if dtype not in (None, torch.float32, torch.float64):
         raise DataError(f"Expected dtype to be torch.float32, torch.float64 or None, got {dtype}.")
+    parts = [data] if concept_of is not None else list(data.values())  # type: ignore[union-attr]
+    once = any(isinstance(part, Iterator) for part in parts)
+    if checkpoint is not None and once:
+        raise DataError(
+            "Expected data that can be read again beside checkpoint=, got an iterator: a run that goes on starts with "
+            "the first batch, to see that the data are the same. Give lists or DataLoaders."
+        )
     inner = unwrap(model)
     layers = select(inner, target_modules, exclude_modules, layers_to_transform, layers_pattern)
-    parts = [data] if concept_of is not None else list(data.values())  # type: ignore[union-attr]
+    asked = _Asked(model, inner, layers, data, concept_of, concept_names, rows, forward, dtype, keep, progress)
+    if checkpoint is None:
+        return asked.recording(None, once)
+    with opened(checkpoint, asked.identity()) as saved:
+        if saved.complete is None:
+            return asked.recording(saved, once)
+        asked.check_beginnings(saved.complete.manifest["batches"])
+        return from_folder(saved.complete)
 
-    def run(share: bool) -> Recording:
-        recorder = _Recorder(inner, layers, rows, forward, dtype, share)
-        with at_rest(model):
-            batches = stream(data, concept_of, concept_names)
-            for batch, members in track(batches, total_batches(parts), "recording", "batches", progress):
-                recorder.step(batch, members)
-            if concept_of is None:
-                return recorder.finish(tuple(data), complete=True)
-            return recorder.finish(None if concept_names is None else tuple(concept_names), complete=False)
 
-    try:
-        return run(share=True)
-    except Diverged as split:
-        if any(isinstance(part, Iterator) for part in parts):
-            raise RecordingError(
-                f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batch and different ones "
-                "later; the recording has to start over without sharing, but the data is an iterator that cannot be "
-                "read again. Give lists or DataLoaders."
-            ) from None
-        warnings.warn(
-            f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batch and different ones "
-            "later; recording again, with a moment for each layer.",
-            LashleyWarning,
-            stacklevel=2,
-        )
-    return run(share=False)
+@dataclass
+class _Asked:
+    """What `record` was asked for, checked.
+
+    Attributes:
+        given: the model in the wrappers that it came in; ``model`` is the one inside.
+    """
+
+    given: nn.Module
+    model: nn.Module
+    layers: dict[str, Layer]
+    data: Any
+    concept_of: Callable[[Any], Any] | None
+    names: Sequence[str] | None
+    rows: Rows | None
+    forward: Forward | None
+    dtype: torch.dtype | None
+    keep: str
+    progress: bool | None
+
+    @property
+    def mapping(self) -> bool:
+        """Whether the data are ``{concept: batches}``."""
+        return self.concept_of is None
+
+    @property
+    def concepts(self) -> tuple[str, ...] | None:
+        """In the order they are wanted; None where the labels will tell."""
+        return tuple(self.data) if self.mapping else None if self.names is None else tuple(self.names)
+
+    def stream(self) -> Iterator[tuple[Any, Members]]:
+        return stream(self.data, self.concept_of, self.names)
+
+    def recording(self, saved: Checkpoint | None, once: bool) -> Recording:
+        """Read all of the data. Where sharing of sites ends on the way, start over without."""
+        share = saved is None or saved.progress.get("share", True)
+        try:
+            return self._pass(saved, share)
+        except Diverged as split:
+            both = (
+                f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batch and different ones"
+            )
+            if once:
+                raise RecordingError(
+                    f"{both} later; the recording has to start over without sharing, but the data is an iterator that "
+                    "cannot be read again. Give lists or DataLoaders."
+                ) from None
+            warnings.warn(f"{both} later; recording again, with a moment for each layer.", LashleyWarning, stacklevel=3)
+        if saved is not None:
+            saved.restart()
+        return self._pass(saved, share=False)
+
+    def _pass(self, saved: Checkpoint | None, share: bool) -> Recording:
+        recorder = _Recorder(self, saved, share)
+        parts = list(self.data.values()) if self.mapping else [self.data]
+        with at_rest(self.given):
+            for batch, members in track(self.stream(), total_batches(parts), "recording", "batches", self.progress):
+                recorder.take(batch, members)
+            return recorder.finish()
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint is the checkpoint of: what must be the same when it goes on."""
+        tensors = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
+        return {
+            "data": "{concept: batches}" if self.mapping else "batches with concept_of",
+            "concepts": self.concepts,
+            "layers": {name: layer.to_json() for name, layer in self.layers.items()},
+            "weights": {name: fingerprint(tensor) for name, tensor in tensors.items()},
+            "rows": _name(self.rows),
+            "forward": _name(self.forward),
+            "dtype": None if self.dtype is None else str(self.dtype),
+            "keep": self.keep,
+        }
+
+    def check_beginnings(self, batches: Mapping[str, Sequence[str]]) -> None:
+        """Is this still the data of a complete recording? The first batches and the number of all of them are compared.
+
+        Args:
+            batches: digests, by concept; under "" where the data are one iterable.
+        """
+        for concept, known in batches.items():
+            part = replace(self, data={concept: self.data[concept]}) if self.mapping else self
+            with at_rest(self.given):
+                found = next((_digest(batch, members) for batch, members in part.stream()), None)
+            if found != known[0]:
+                raise _other_data("the first batch", concept, known[0], found)
+            total = total_batches([part.data[concept] if self.mapping else part.data])
+            if total not in (None, len(known)):
+                raise _other_data("the number of batches", concept, len(known), total)
 
 
 @dataclass
@@ -177,39 +272,84 @@ class _Encoder:
 
 
 class _Recorder:
-    """Runs batches through a model and keeps the moments of every concept, layer by layer and then site by site."""
+    """Runs batches through a model and has the rows of every layer counted, layer by layer and then site by site."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        layers: dict[str, Layer],
-        rows: Rows | None,
-        forward: Forward | None,
-        dtype: torch.dtype | None,
-        share: bool,
-    ) -> None:
-        self.model, self.layers, self.dtype = model, layers, dtype
-        self.rows, self.forward = rows, forward
-        found = places(model)
-        self.modules = {name: found[name] for name in layers}
-        self.weights = {name: fingerprint(self._weight(name)) for name in layers}
-        self.encoder = _Encoder(model, self.modules)
-        self.device = _single_device(model)
-        self.keywords = _extra_keywords(model)
+    def __init__(self, asked: _Asked, saved: Checkpoint | None, share: bool) -> None:
+        self.asked, self.saved, self.share = asked, saved, share
+        self.model, self.layers = asked.model, asked.layers
+        found = places(self.model)
+        self.modules = {name: found[name] for name in self.layers}
+        weights = {name: self._weight(name) for name in self.layers}
+        self.weights = {name: fingerprint(weight) for name, weight in weights.items()}
+        self.tally = Tally(self.layers, weights, asked.dtype, asked.keep, asked.mapping, saved)
+        self.encoder = _Encoder(self.model, self.modules)
+        self.device = _single_device(self.model)
+        self.keywords = _extra_keywords(self.model)
         self.sharing = Sharing() if share else None
-        self.stop = EarlyStop(len(layers)) if forward is None else None
-        # For each layer that leads a site: moments by concept; the concept None is every row, where concepts overlap.
-        self.held: dict[str, dict[str | None, Gatherer]] = {name: {} for name in layers}
+        self.stop = EarlyStop(len(self.layers)) if asked.forward is None else None
         self.first_samples: dict[str, Tensor] = {}
-        self.digests: list[str] = []
-        self.overlapping = False
+        self.batches: dict[str, list[str]] = {}  # digests, by concept; under "" where the data are one iterable
+        self.done: list[str] = []  # digests of the batches that a run before this one counted
+        self.number = 0
         self.now = _Pass(0, None, Members([]))
-        self.folds = FoldSearch(model, layers)
+        self.search = FoldSearch(self.model, self.layers)
+        self.folds: dict[str, Fold] = {}
+        if saved is not None and saved.progress:
+            self._resume(saved)
 
-    def step(self, batch: Any, members: Members) -> None:
-        """One batch: its forward pass, and the rows of every layer into the moments of its concepts."""
-        self.now = now = _Pass(len(self.digests), batch, members)
-        self.overlapping |= any(concept is None for concept, _ in members.parts)
+    def take(self, batch: Any, members: Members) -> None:
+        """One batch, in the order of the data: count it, unless an earlier run did."""
+        concept = str(members.parts[0][0]) if self.asked.mapping else ""
+        found = _digest(batch, members)
+        if self.number < len(self.done):
+            if found != self.done[self.number]:
+                raise _other_data(f"batch {self.number}", concept, self.done[self.number], found)
+        else:
+            if concept not in self.batches:
+                self._close_last()
+            self._step(batch, members)
+        self.batches.setdefault(concept, []).append(found)
+        self.number += 1
+        if self.saved is not None and self.saved.due and self.number > len(self.done):
+            self._save(self.saved)
+
+    def _close_last(self) -> None:
+        """Another concept begins, so that the last one is over."""
+        if not self.batches:
+            return
+        last = list(self.batches)[-1]
+        number = list(self.asked.data).index(last)
+        if not self.tally.closed(number):
+            self.tally.close(number, last)
+            if self.saved is not None:
+                self._save(self.saved)
+
+    def _resume(self, saved: Checkpoint) -> None:
+        """Go on where another run was stopped."""
+        facts = saved.progress
+        self.done = [found for digests in facts["batches"].values() for found in digests]
+        self.tally.restore(facts["tally"], saved.state())
+        self.folds = {name: Fold(**fold) for name, fold in facts["folds"].items()}
+        if self.sharing is not None:
+            self.sharing.leader = {
+                layer: name for name, readers in self.tally.readers.items() for layer in readers if layer != name
+            }
+
+    def _save(self, saved: Checkpoint) -> None:
+        """Write what the next run needs to go on after this batch."""
+        facts, tensors = self.tally.state()
+        progress = {
+            "share": self.share,
+            "batches": self.batches,
+            "folds": {name: fold._asdict() for name, fold in self.folds.items()},
+            "tally": facts,
+        }
+        saved.step(progress, tensors, self.tally.files)
+
+    def _step(self, batch: Any, members: Members) -> None:
+        """The forward pass of a batch, and the rows of every layer to the sums of its concepts."""
+        self.now = now = _Pass(self.number, batch, members)
+        self.tally.overlapping |= any(concept is None for concept, _ in members.parts)
         on_output = self._on_output if now.number == 0 else None
         if self.sharing is not None:
             self.sharing.begin()
@@ -217,7 +357,7 @@ class _Recorder:
             with (
                 tapped(self.modules, self._on_input, on_output, layers=self.layers),
                 self.encoder.watched(now.identities),
-                self.folds.watching(now.identities) if now.number == 0 else nullcontext(),
+                self.search.watching(now.identities) if now.number == 0 else nullcontext(),
             ):
                 self._run(batch)
             if self.stop is not None:
@@ -229,12 +369,12 @@ class _Recorder:
         self._check_finite()
         if now.number == 0:
             self._check_all_fired()
+            self.folds = self.search.found()
         self._check_sharing()
-        self.digests.append(digest([concept for concept, _ in members.parts], batch_digest(batch)))
 
     def _run(self, batch: Any) -> None:
-        if self.forward is not None:
-            self.forward(self.model, batch)
+        if self.asked.forward is not None:
+            self.asked.forward(self.model, batch)
             return
         size, labels = batch_size(batch), self.now.members.samples
         if size is not None and labels not in (None, size):
@@ -255,9 +395,9 @@ class _Recorder:
         x = layer.batched(x.detach())
         if now.number == 0 and name not in self.first_samples:
             self.first_samples[name] = x[:1].clone()
-        if name in self.held:
+        if name in self.tally.sums:
             for chosen in self._picks(layer, layer.lead(tuple(x.shape)), part, x.device):
-                self._add(name, chosen, x)
+                now.sums += [(name, total.flatten()) for total in self.tally.add(name, chosen, x)]
         if self.stop is not None and self.stop.reached(now.fired):
             raise StopForward
 
@@ -266,8 +406,8 @@ class _Recorder:
         may tell them apart.
         """
         now = self.now
-        if self.rows is not None:
-            mask = fit_mask(self.rows(now.batch, self._site(layer.name)), lead, layer.name, given=True)
+        if self.asked.rows is not None:
+            mask = fit_mask(self.asked.rows(now.batch, self._site(layer.name)), lead, layer.name, given=True)
             if self.sharing is not None and now.number == 0:
                 self.sharing.note(layer.name, fingerprint(mask))
             return pick(now.members, mask, layer, lead, device)
@@ -278,29 +418,11 @@ class _Recorder:
             now.picks[key] = pick(now.members, fitted, layer, lead, device)
         return now.picks[key]
 
-    def _add(self, name: str, chosen: Pick, x: Tensor) -> None:
-        """The chosen rows of an input, into the moments of their concept."""
-        held, layer = self.held[name], self.layers[name]
-        if (into := held.get(chosen.concept)) is None:
-            into = held[chosen.concept] = layer.accumulator(self.dtype)
-        if isinstance(into, Shifts) and chosen.mask is None:
-            part = x if chosen.samples is None else x.index_select(0, chosen.samples)
-            totals = [into.add_images(layer.images(part), owned=part is not x)]
-        elif isinstance(into, Counts):
-            into.add_indices(indices_of(x, chosen))
-            return  # whole numbers are finite
-        else:
-            here = x.untyped_storage().data_ptr()
-            totals = [
-                into.add(rows, owned=rows.untyped_storage().data_ptr() != here) for rows in rows_of(layer, x, chosen)
-            ]
-        self.now.sums += [(name, total.flatten()) for total in totals]
-
     def _on_output(self, name: str, output: Tensor) -> None:
         """In the first batch: does the layer compute ``W x + b``, and who reads that?"""
         if self.now.fired.count(name) == 1:
             self._check_formula(name, output)
-        self.folds.wrote(name, output)
+        self.search.wrote(name, output)
 
     def _check_formula(self, name: str, output: Tensor) -> None:
         """Compare an output with ``W x + b`` of the first sample."""
@@ -318,7 +440,7 @@ class _Recorder:
     def _weight(self, name: str) -> Tensor:
         weight = self.layers[name].tensor(self.modules[name], "weight")
         assert weight is not None  # `select` let it through
-        return weight
+        return weight.detach()
 
     def _check_finite(self) -> None:
         by_device: dict[torch.device, list[Tensor]] = {}
@@ -343,75 +465,85 @@ class _Recorder:
             )
 
     def _check_sharing(self) -> None:
-        if self.sharing is None:
-            return
         if self.now.number > 0:
-            self.sharing.check()
+            if self.sharing is not None:
+                self.sharing.check()
             return
-        self.sharing.find()
-        for follower in self.sharing.leader:
-            del self.held[follower]
+        if self.sharing is not None:
+            self.sharing.find()
+        self.tally.share(self.sharing.leader if self.sharing is not None else {})
 
     def _site(self, name: str) -> Site:
         """The site that a layer leads, as far as it is known."""
-        leader = self.sharing.leader if self.sharing is not None else {}
-        readers = (name, *(layer for layer in self.layers if leader.get(layer) == name))
-        held = self.held[name]
-        every = (held[c].count for c in ([None] if None in held else held))
-        return Site(name, self.layers[name].dim, readers, sum(every))
+        return Site(name, self.layers[name].dim, self.tally.readers[name], self.tally.rows[name])
 
-    def finish(self, concepts: tuple[str, ...] | None, complete: bool) -> Recording:
-        """The recording.
-
-        Args:
-            concepts: in the order they are wanted; None: those that were met.
-            complete: whether every concept must have rows. A labelled shard may lack one that another shard has.
-        """
-        if not self.digests:
+    def finish(self) -> Recording:
+        """The recording. A mapping's concepts must all have rows; a labelled shard may lack one that another has."""
+        if not self.number:
             raise DataError("Expected at least one batch, got none. A generator that was read before is empty.")
+        if self.number < len(self.done):
+            raise _other_data("the number of batches", "", f"at least {len(self.done)}", self.number)
+        concepts = self.asked.concepts
         if concepts is None:
-            met = {concept for held in self.held.values() for concept in held if concept is not None}
-            concepts = tuple(sorted(met, key=_natural))
-        sites = tuple(self._site(name) for name in self.held)
-        for site in sites:
-            self._check_rows(site, concepts if complete else ())
-        return Recording(
+            concepts = tuple(sorted(self.tally.concepts, key=_natural))
+        for number, concept in enumerate(concepts):
+            if not self.tally.closed(number):
+                self.tally.close(number, concept)
+        sites = tuple(self._site(name) for name in self.tally.sums)
+        kept = self.tally.kept(concepts)
+        self._check_rows(sites, kept if self.asked.mapping else ())
+        recording = Recording(
             concepts=concepts,
             layers=self.layers,
             sites=sites,
-            moments=[{c: self._moments(site.name, c) for c in concepts} for site in sites],
-            pooled=[self._moments(site.name, None) for site in sites] if self.overlapping else None,
+            kept=kept,
+            pooled=self.tally.close_all(),
+            keep=self.asked.keep,
+            overlapping=self.tally.overlapping,
             weights=self.weights,
-            shards=(digest(*self.digests),),
-            folds=self.folds.found(),
+            shards=(digest(*(found for digests in self.batches.values() for found in digests)),),
+            folds=self.folds,
             made_by=environment(),
         )
+        if self.saved is not None:
+            manifest = {**manifest_of(recording, self.tally.entries), "batches": self.batches}
+            self.saved.finish(manifest, self.tally.files)
+        return recording
 
-    def _check_rows(self, site: Site, concepts: Iterable[str]) -> None:
-        if not site.rows:
-            raise DataError(
-                f"Expected at least one row at site {site.name!r}, got none: the batches are empty, or the mask "
-                "selects nothing (are all labels -100, or is the attention mask all zeros?)."
-            )
-        for concept in concepts:
-            if concept not in self.held[site.name]:
+    def _check_rows(self, sites: Sequence[Site], kept: Sequence[Mapping[str, list[Any]]]) -> None:
+        for site in sites:
+            if not site.rows:
                 raise DataError(
-                    f"Expected concept {concept!r} to have rows, got none at site {site.name!r}: its batches are empty "
-                    "(a generator that was read before?) or its mask selects nothing."
+                    f"Expected at least one row at site {site.name!r}, got none: the batches are empty, or the mask "
+                    "selects nothing (are all labels -100, or is the attention mask all zeros?)."
                 )
+        for site, held in zip(sites, kept, strict=False):
+            for concept in held:
+                if not rows_in(held, concept):
+                    raise DataError(
+                        f"Expected concept {concept!r} to have rows, got none at site {site.name!r}: its batches are "
+                        "empty (a generator that was read before?) or its mask selects nothing."
+                    )
 
-    def _moments(self, name: str, concept: str | None) -> list[Moment]:
-        """The moments of one concept at one site, moved to the host's memory."""
-        held = self.held[name].pop(concept, None)
-        if held is None:
-            return self.layers[name].accumulator(self.dtype).moments()
-        moments = [moment.to("cpu") for moment in held.moments()]
-        if not all(torch.isfinite(block).all() for moment in moments for block in moment.blocks or ()):
-            raise RecordingError(
-                f"Expected finite moments, got inf at site {name!r}: its inputs are finite, but their squares overflow "
-                "float32. Pass dtype=torch.float64."
-            )
-        return moments
+
+def _digest(batch: Any, members: Members) -> str:
+    """By which a batch is recognised: its content, and who belongs where."""
+    labels = [(concept, None if samples is None else samples.tolist()) for concept, samples in members.parts]
+    return digest(labels, batch_digest(batch))
+
+
+def _other_data(what: str, concept: str, there: object, now: object) -> DataError:
+    return DataError(
+        f"Expected the data that the checkpoint was made with, got others: {what}"
+        + (f" of {concept!r}" if concept else "")
+        + f" was {there} there and is {now} now. Are they shuffled anew, or changed at random? Give the same batches "
+        "in the same order, or another folder."
+    )
+
+
+def _name(function: Callable[..., object] | None) -> str | None:
+    """A function itself cannot be compared with that of another process."""
+    return None if function is None else getattr(function, "__qualname__", type(function).__name__)
 
 
 def _natural(name: str) -> tuple[int, int, str]:

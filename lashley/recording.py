@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -35,17 +36,18 @@ from lashley.estimators import (
 )
 from lashley.geometry import effective_rank
 from lashley.layers import Layer, describe, named_modules, places, unwrap
-from lashley.moments import Diagonal, Moment, pool, wide
+from lashley.moments import Diagonal, Moment, pool_all, wide
+from lashley.products import Product, pool_products
 from lashley.progress import track
 from lashley.provenance import environment, fingerprint
 from lashley.select import Patterns, match_names
+from lashley.shelf import ALL, Shelf, entry, packed, rows_in
 from lashley.spectrum import Cut, Factor
 from lashley.store import Reader, writing
 
-__all__ = ["Recording", "Site", "merge"]
+__all__ = ["KIND", "VERSION", "Recording", "Site", "from_folder", "manifest_of", "merge"]
 
-_KIND, _VERSION = "recording", 1
-_PRODUCTS = {"float32": torch.float32, "float64": torch.float64}
+KIND, VERSION = "recording", 1
 _ENOUGH_ROWS = 2  # rows per column below which every share is near 0 or 1 and specificity looks perfect by itself
 
 Concepts = str | Sequence[str] | Mapping[str, float]
@@ -56,6 +58,18 @@ class Parameters(NamedTuple):
 
     weight: Tensor
     bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Multiplied(Operator):
+    """An operator that was applied before: ``left`` is ``W~ S~_c``."""
+
+    def apply(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.left, self.right
+
+    @property
+    def dim(self) -> int:
+        return self.right.shape[1]
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,8 @@ class Recording:
         concepts: their names.
         layers: ``{name: Layer}`` in the model's order.
         sites: where moments are kept.
+        keep: "moments", or "products": of the concepts only ``W S_c``, and the moment of all rows.
+        overlapping: whether a row may belong to several concepts, or to none.
     """
 
     def __init__(
@@ -90,8 +106,10 @@ class Recording:
         concepts: tuple[str, ...],
         layers: Mapping[str, Layer],
         sites: tuple[Site, ...],
-        moments: Sequence[Mapping[str, list[Moment]]],
+        kept: Sequence[Mapping[str, list[Any]]],
         pooled: Sequence[list[Moment]] | None,
+        keep: str = "moments",
+        overlapping: bool = False,
         weights: Mapping[str, str],
         shards: tuple[str, ...],
         folds: Mapping[str, Fold] | None = None,
@@ -100,9 +118,12 @@ class Recording:
         self.concepts = concepts
         self.layers = dict(layers)
         self.sites = sites
+        self.keep = keep
+        self.overlapping = overlapping
         self.made_by = dict(made_by) if made_by is not None else environment()
-        self._moments = [dict(m) for m in moments]  # per site: concept -> one moment per matrix
-        self._pooled = list(pooled) if pooled is not None else None  # all rows, where concepts overlap
+        # Per site: concept -> one moment or product per matrix. A `Shelf` reads them from files at each request.
+        self._moments = list(kept)
+        self._pooled = list(pooled) if pooled is not None else None  # all rows, where the concepts do not say
         self._weights = dict(weights)  # layer -> fingerprint of the weight that was recorded
         self._shards = shards
         self._folds = dict(folds or {})  # layer without a bias -> what reads its output
@@ -118,11 +139,6 @@ class Recording:
             f"{max((s.rows for s in self.sites), default=0)} rows)"
         )
 
-    @property
-    def overlapping(self) -> bool:
-        """Whether a row may belong to several concepts, or to none."""
-        return self._pooled is not None
-
     def moment(self, concept: str | None, layer: str) -> Moment:
         """The moment of one concept (None: all rows) at the site that ``layer`` reads."""
         found = self.moments(concept, layer)
@@ -137,7 +153,15 @@ class Recording:
         if layer not in self._site_of:
             raise SelectionError(f"Expected a recorded layer, got {layer!r}. {nearest(str(layer), self._site_of)}")
         site = self._site_of[layer]
-        return self._all(site) if concept is None else self._pool(site, self._known([concept]))
+        if concept is None:
+            return self._all(site)
+        found = self._pool(site, self._known([concept]))
+        if isinstance(found[0], Product):
+            raise MomentError(
+                "Expected a recording that keeps moments, got one that keeps products only: it has the moment of all "
+                f'rows, and no moment of {concept!r}. Record with keep="moments".'
+            )
+        return found
 
     def engram(
         self,
@@ -178,6 +202,7 @@ class Recording:
         estimator = estimator if estimator is not None else Projection()
         if not isinstance(estimator, Estimator):
             raise SolveError(f"Expected an estimator such as Projection() or Ridge(lam), got {estimator!r}.")
+        self._check_served(estimator, reference, base)
         parts = self._parts(concepts)
         against = None if reference is None else self._known(reference)
         chosen = {name: self.layers[name] for name in match_names(layers, self.layers, "layers")}
@@ -185,7 +210,7 @@ class Recording:
         offset = isinstance(estimator, OffsetEstimator)  # every layer is solved with a place for it
         parameters = self._parameters(unwrap(model), self.layers if check else chosen)
         prints = {name: fingerprint(found.weight) for name, found in parameters.items()}
-        if check:
+        if check or self.keep == "products":  # which hold the weights that were recorded
             self._check_weights(prints)
         old = _base_parameters(base, chosen, bias) if base is not None else {}
         deltas: dict[str, Delta] = {}
@@ -198,9 +223,13 @@ class Recording:
                 device = parameters[readers[0]].weight.device
                 factors = self._factors_of(number, against, augmented, device)
                 for names, weight in parts:
-                    operators = self._operators(number, names, against, factors, estimator)
+                    operators: Mapping[str, Sequence[Operator | DiagonalOperator]]
+                    if self.keep == "products" and not isinstance(factors[0].moment, Diagonal):
+                        operators = self._multiplied(number, names, factors, estimator, readers, parameters)
+                    else:
+                        operators = dict.fromkeys(readers, self._operators(number, names, against, factors, estimator))
                     for name in readers:
-                        part = _delta(chosen[name], parameters[name], old.get(name), operators, prints[name])
+                        part = _delta(chosen[name], parameters[name], old.get(name), operators[name], prints[name])
                         part.fold = folds.get(name, "")
                         solved.setdefault(name, []).append(part.solutions)
                         part = part if weight == 1 else part.scaled(weight)
@@ -264,74 +293,33 @@ class Recording:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recording to a folder, complete or not at all."""
+        entries: list[dict[str, Any]] = []
         with writing(path) as folder:
             for number, held in enumerate(self._moments):
+                file = f"site-{number:04d}.safetensors"
                 tensors: dict[str, Tensor] = {}
-                for index, concept in enumerate(self.concepts):
-                    tensors |= _packed(str(index), held[concept])
-                if self._pooled is not None:
-                    tensors |= _packed("all", self._pooled[number])
-                folder.tensors(_file(number), tensors)
-            sites = [
-                {
-                    **asdict(site),
-                    "moments": {
-                        key: [[m.count, str(m.product).removeprefix("torch.")] for m in ms]
-                        for key, ms in self._held(number)
-                    },
-                }
-                for number, site in enumerate(self.sites)
-            ]
-            folder.manifest(
-                _KIND,
-                _VERSION,
-                {
-                    "concepts": list(self.concepts),
-                    "overlapping": self.overlapping,
-                    "sites": sites,
-                    "layers": [layer.to_json() for layer in self.layers.values()],
-                    "folds": {name: fold._asdict() for name, fold in self._folds.items()},
-                    "weights": self._weights,
-                    "shards": list(self._shards),
-                    "made_by": self.made_by,
-                },
-            )
+                entries.append({})
+                for key, kept in self._by_key(number, held):
+                    tensors |= packed(number, key, kept)
+                    entries[number][key] = entry(file, kept)
+                folder.tensors(file, tensors)
+            folder.manifest(KIND, VERSION, manifest_of(self, entries))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recording:
-        """Read a recording that `save` wrote.
+        """Read a recording that `save` wrote, or that was recorded with ``checkpoint=``.
 
         Raises:
-            StoreError: not a recording, damaged, or written by a newer version.
+            StoreError: not a recording, not finished, damaged, or written by a newer version.
         """
-        reader = Reader(path, _KIND, _VERSION)
-        manifest = reader.manifest
-        concepts = tuple(manifest["concepts"])
-        keys = {str(index): concept for index, concept in enumerate(concepts)}
-        layers = [Layer.from_json(values) for values in manifest["layers"]]
-        sites, moments, pooled = [], [], []
-        for number, entry in enumerate(manifest["sites"]):
-            tensors = reader.tensors(_file(number))
-            sites.append(Site(entry["name"], entry["dim"], tuple(entry["layers"]), entry["rows"]))
-            held = {key: _unpacked(key, facts, tensors) for key, facts in entry["moments"].items()}
-            if manifest["overlapping"]:
-                pooled.append(held.pop("all"))
-            moments.append({keys[key]: ms for key, ms in held.items()})
-        return cls(
-            concepts=concepts,
-            layers={layer.name: layer for layer in layers},
-            sites=tuple(sites),
-            moments=moments,
-            pooled=pooled if manifest["overlapping"] else None,
-            weights=manifest["weights"],
-            shards=tuple(manifest["shards"]),
-            folds={name: Fold(**fold) for name, fold in manifest["folds"].items()},
-            made_by=manifest["made_by"],
-        )
+        recording = from_folder(Reader(path, KIND, VERSION))
+        recording._moments = [dict(held) for held in recording._moments]
+        return recording
 
-    def _held(self, site: int) -> list[tuple[str, list[Moment]]]:
-        held = [(str(i), self._moments[site][c]) for i, c in enumerate(self.concepts)]
-        return [*held, ("all", self._pooled[site])] if self._pooled is not None else held
+    def _by_key(self, site: int, held: Mapping[str, list[Any]]) -> Iterator[tuple[str, list[Any]]]:
+        yield from ((str(number), held[concept]) for number, concept in enumerate(self.concepts))
+        if self._pooled is not None:
+            yield ALL, self._pooled[site]
 
     def _parts(self, concepts: Concepts) -> list[tuple[tuple[str, ...], float]]:
         """What is solved for, each part alone: pooled names and the weight of their engram in the sum."""
@@ -357,9 +345,9 @@ class Recording:
             raise DataError(f"Expected each concept once, got {names}.")
         return tuple(names)
 
-    def _pool(self, site: int, names: Iterable[str]) -> list[Moment]:
-        """The pooled moments of the named concepts."""
-        return [pool(moments) for moments in zip(*(self._moments[site][name] for name in names), strict=True)]
+    def _pool(self, site: int, names: Iterable[str]) -> list[Any]:
+        """The pooled moments (or products) of the named concepts."""
+        return _together(self._moments[site][name] for name in names)
 
     def _all(self, site: int) -> list[Moment]:
         """The moments of all rows, each counted once; kept, because every engram asks for them."""
@@ -400,7 +388,7 @@ class Recording:
                 reference=factor,
                 contained=contained,
                 names=names,
-                concepts={name: held[number] for name, held in self._moments[site].items()},
+                concepts=_OfMatrix(self._moments[site], number),
                 retained=retained,
                 exclusive=not self.overlapping,
             )
@@ -410,6 +398,54 @@ class Recording:
             except SolveError as error:
                 raise SolveError(f"At site {self.sites[site].name!r}: {error}") from error
         return operators
+
+    def _multiplied(
+        self,
+        site: int,
+        names: tuple[str, ...],
+        factors: Sequence[Factor],
+        estimator: Estimator,
+        readers: Sequence[str],
+        parameters: Mapping[str, Parameters],
+    ) -> dict[str, list[_Multiplied]]:
+        """The same from products, for each of the layers: ``W~ S~_c`` and ``S~^+``."""
+        assert isinstance(estimator, Projection)
+        place, augmented = factors[0].device, factors[0].augmented
+        products: list[Product] = [product.to(place) for product in self._pool(site, names)]
+        whites = [factor.whiten(estimator.cut) for factor in factors]
+        found: dict[str, list[_Multiplied]] = {}
+        end = 0
+        for name in self.sites[site].layers:
+            layer = self.layers[name]
+            outputs, end = slice(end, end + layer.out), end + layer.out
+            if name not in readers:
+                continue
+            matrices = _matrices(layer, parameters[name], augmented, place)
+            found[name] = []
+            for product, factor, white, matrix in zip(products, factors, whites, matrices, strict=True):
+                left = product.augmented(matrix, outputs) if augmented else product.matrix[outputs]
+                solution = Solution.cut(white.info, SiteMoments(Moment.zero(layer.dim), factor))
+                solution = replace(solution, target_rows=product.count)
+                found[name].append(_Multiplied(left, factor.pinv(white), False, solution))
+        return found
+
+    def _check_served(
+        self, estimator: Estimator, reference: Sequence[str] | None, base: nn.Module | Mapping[str, Tensor] | None
+    ) -> None:
+        """Refuse what a recording of products cannot answer."""
+        if self.keep == "moments":
+            return
+        asked = (
+            f"estimator={estimator}" if not (isinstance(estimator, Projection) and estimator.plain) else None,
+            "reference=" if reference is not None else None,
+            "base=" if base is not None else None,
+        )
+        for what in filter(None, asked):
+            raise SolveError(
+                f"Expected the paper's estimator with all rows as the reference, got {what}: this recording keeps only "
+                "the product W S_c of each concept, which serves nothing else (an engram of other weights, against "
+                'other rows or by another formula needs S_c itself). Record with keep="moments".'
+            )
 
     def _parameters(self, model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, Parameters]:
         """Weight and bias of recorded layers, from a model that has them in the recorded form."""
@@ -476,10 +512,56 @@ class Recording:
                 "them. Record their union as a concept of its own to count them once."
             )
         for name in names:
-            asked = {self._site_of[layer] for layer in deltas}
-            if empty := [self.sites[i].name for i in sorted(asked) if not self._moments[i][name][0].count]:
+            asked = sorted({self._site_of[layer] for layer in deltas})
+            if empty := [self.sites[i].name for i in asked if not rows_in(self._moments[i], name)]:
                 where = "this recording" if len(empty) == len(self.sites) else _some(empty)
                 say(f"Concept {name!r} has no rows in {where}: its engram is zero there. Merge the shard that has it.")
+
+
+def manifest_of(recording: Recording, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the manifest of a recording says.
+
+    Args:
+        entries: per site, which file has what (`lashley.shelf.entry`), by the number of the concept or "all".
+    """
+    return {
+        "concepts": list(recording.concepts),
+        "keep": recording.keep,
+        "overlapping": recording.overlapping,
+        "sites": [{**asdict(site), "kept": kept} for site, kept in zip(recording.sites, entries, strict=True)],
+        "layers": [layer.to_json() for layer in recording.layers.values()],
+        "folds": {name: fold._asdict() for name, fold in recording._folds.items()},
+        "weights": recording._weights,
+        "shards": list(recording._shards),
+        "made_by": recording.made_by,
+    }
+
+
+def from_folder(reader: Reader) -> Recording:
+    """The recording in a folder, which reads what it needs of a concept each time it needs it."""
+    manifest = reader.manifest
+    concepts = tuple(manifest["concepts"])
+    layers = [Layer.from_json(values) for values in manifest["layers"]]
+    sites, kept, pooled = [], [], []
+    for number, facts in enumerate(manifest["sites"]):
+        sites.append(Site(facts["name"], facts["dim"], tuple(facts["layers"]), facts["rows"]))
+        entries = facts["kept"]
+        kept.append(Shelf(reader, number, {c: (str(i), entries[str(i)]) for i, c in enumerate(concepts)}))
+        if ALL in entries:
+            pooled.append(Shelf(reader, number, {ALL: (ALL, entries[ALL])})[ALL])
+    return Recording(
+        concepts=concepts,
+        layers={layer.name: layer for layer in layers},
+        sites=tuple(sites),
+        kept=kept,
+        pooled=pooled or None,
+        keep=manifest["keep"],
+        overlapping=manifest["overlapping"],
+        weights=manifest["weights"],
+        shards=tuple(manifest["shards"]),
+        folds={name: Fold(**fold) for name, fold in manifest["folds"].items()},
+        made_by=manifest["made_by"],
+    )
 
 
 def merge(*recordings: Recording) -> Recording:
@@ -503,27 +585,56 @@ def merge(*recordings: Recording) -> Recording:
         _same("weights", first._weights, recording._weights)
         _same("sites", [s.layers for s in first.sites], [s.layers for s in recording.sites])
         _same("overlap of concepts", first.overlapping, recording.overlapping)
+        _same("things kept", first.keep, recording.keep)
     concepts = tuple(dict.fromkeys(c for r in recordings for c in r.concepts))
-    sites, moments, pooled = [], [], []
+    sites, kept, pooled = [], [], []
     for number, site in enumerate(first.sites):
         held = {}
         for concept in concepts:
-            parts = [r._moments[number][concept] for r in recordings if concept in r.concepts]
-            held[concept] = [pool(ms) for ms in zip(*parts, strict=True)]
-        moments.append(held)
-        if first.overlapping:
-            pooled.append([pool(ms) for ms in zip(*(r._all(number) for r in recordings), strict=True)])
+            parts = (r._moments[number][concept] for r in recordings if concept in r.concepts)
+            held[concept] = _together(parts)
+        kept.append(held)
+        if first._pooled is not None:
+            pooled.append(_together(r._all(number) for r in recordings))
         sites.append(Site(site.name, site.dim, site.layers, sum(r.sites[number].rows for r in recordings)))
     return Recording(
         concepts=concepts,
         layers=first.layers,
         sites=tuple(sites),
-        moments=moments,
-        pooled=pooled if first.overlapping else None,
+        kept=kept,
+        pooled=pooled or None,
+        keep=first.keep,
+        overlapping=first.overlapping,
         weights=first._weights,
         shards=tuple(shards),
         folds={n: fold for n, fold in first._folds.items() if all(r._folds.get(n) == fold for r in recordings)},
     )
+
+
+def _together(parts: Iterable[list[Any]]) -> list[Any]:
+    """What is kept of several concepts or shards as one, matrix by matrix."""
+    parts = iter(parts)
+    first = next(parts)
+    if isinstance(first[0], Product):
+        return [pool_products(products) for products in zip(first, *parts, strict=True)]
+    return pool_all(chain([first], parts))  # one at a time: they may come from a disk
+
+
+class _OfMatrix(Mapping[str, Moment]):
+    """The moments of all concepts for one matrix of a site."""
+
+    def __init__(self, held: Mapping[str, list[Moment]], number: int) -> None:
+        self._held = held
+        self._number = number
+
+    def __getitem__(self, concept: str) -> Moment:
+        return self._held[concept][self._number]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
 def _same(what: str, ours: Any, theirs: Any) -> None:
@@ -616,23 +727,6 @@ def _base_parameters(
         absorbed = take(layer, "bias", (layer.matrices * layer.out,)) if bias and layer.bias else None
         found[name] = Parameters(take(layer, "weight", layer.shape), absorbed)
     return found
-
-
-def _packed(key: str, moments: Sequence[Moment]) -> dict[str, Tensor]:
-    return {f"{key}.{m}.{part}": t for m, moment in enumerate(moments) for part, t in moment.pack().items()}
-
-
-def _unpacked(key: str, facts: Sequence[tuple[int, str]], tensors: Mapping[str, Tensor]) -> list[Moment]:
-    moments = []
-    for number, (count, product) in enumerate(facts):
-        prefix = f"{key}.{number}."
-        parts = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        moments.append(Moment.unpack(parts, count, _PRODUCTS[product]))
-    return moments
-
-
-def _file(number: int) -> str:
-    return f"site-{number:04d}.safetensors"
 
 
 def _some(names: Sequence[str]) -> str:

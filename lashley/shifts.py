@@ -18,7 +18,7 @@ channel by channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -26,7 +26,17 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from lashley.moments import Accumulator, Moment, edges, full_precision, pool, product_dtype, thin_limit
+from lashley.moments import (
+    Accumulator,
+    Moment,
+    edges,
+    full_precision,
+    listed,
+    numbered,
+    pool,
+    product_dtype,
+    thin_limit,
+)
 
 __all__ = ["Shifts", "Window"]
 
@@ -172,6 +182,32 @@ class Shifts:
         if self._sums:
             parts.append(self._assembled())
         return [pool(moments, self.dim) for moments in zip(*parts, strict=True)] if parts else self._rows.moments()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that later moments depend on, as tensors. They share the accumulator's memory."""
+        state = {"count": torch.tensor(self._count), "product": torch.empty(0, dtype=self._product)}
+        for name, sums in (("window", self._sums), ("total", self._totals)):
+            state |= {f"{name}.{self._number(window)}": value for window, value in sums.items()}
+        return state | numbered("images", self._pending) | {f"rows.{k}": v for k, v in self._rows.state().items()}
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Go on where `state` was taken, to the bit.
+
+        Args:
+            device: where the next images come from.
+        """
+        home = torch.device("cpu") if device.type == "mps" else device
+        self._count, self._product = int(state["count"]), state["product"].dtype
+        self._pending = [images.to(device, copy=True) for images in listed("images", state)]
+        for name, sums in (("window", self._sums), ("total", self._totals)):
+            for window in _windows(self.kernel, self.dilation):
+                if (value := state.get(f"{name}.{self._number(window)}")) is not None:
+                    sums[window] = value.to(home, copy=True)
+        rows = {key.removeprefix("rows."): value for key, value in state.items() if key.startswith("rows.")}
+        self._rows.restore(rows, device)
+
+    def _number(self, window: Window) -> int:
+        return _windows(self.kernel, self.dilation).index(window)
 
     def _multiply(self, images: Tensor) -> None:
         dtype = product_dtype(self.dim, images.dtype, self.dtype)

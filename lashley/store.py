@@ -17,20 +17,32 @@ import shutil
 import sys
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lashley.errors import StoreError
 
-__all__ = ["MANIFEST", "Reader", "Writer", "check_target", "read_manifest", "writing"]
+__all__ = [
+    "MANIFEST",
+    "NEXT",
+    "Files",
+    "Growing",
+    "Reader",
+    "Writer",
+    "check_target",
+    "kind_of",
+    "read_manifest",
+    "writing",
+]
 
 MANIFEST = "manifest.json"
+NEXT = f"{MANIFEST}.next"  # a manifest that does not count yet
 
 
 class Writer:
@@ -46,17 +58,7 @@ class Writer:
 
     def tensors(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write ``tensors`` as a safetensors file named ``file``."""
-        path = self.folder / file
-        held: dict[str, Tensor] = {}
-        storages: set[int] = set()
-        for name, tensor in tensors.items():
-            tensor = tensor.detach().cpu().contiguous()
-            if (storage := tensor.untyped_storage().data_ptr()) in storages:
-                tensor = tensor.clone()  # the format has no tensors that share memory
-            storages.add(storage)
-            held[name] = tensor
-        save_file(held, str(path))
-        self._checksums[file] = _checksum(path)
+        self._checksums[file] = _write_tensors(self.folder / file, tensors)
 
     def manifest(self, kind: str, version: int, values: Mapping[str, Any]) -> None:
         """Write the manifest, which names every file in the folder; call it last."""
@@ -64,10 +66,8 @@ class Writer:
             name = path.relative_to(self.folder).as_posix()
             if name not in self._checksums:
                 self._checksums[name] = _checksum(path)
-        document = {"kind": kind, "version": version, **values, "files": self._checksums}
-        document["checksum"] = _seal(document)
-        text = json.dumps(document, indent=1, allow_nan=False)
-        (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        text = _manifest_text(kind, version, values, self._checksums)
+        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -84,10 +84,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
         yield Writer(scratch)
         if not (scratch / MANIFEST).is_file():
             raise StoreError(f"Expected a manifest to be written to {target} before the end, got none.")
-        mode = scratch.stat().st_mode & 0o666
         for file in _files(scratch):
-            file.chmod(mode)  # some writers keep their files to themselves
-            _sync(file)
+            _durable(file, scratch)
         _sync_folder(scratch)
         _replace(scratch, target)
     except BaseException as error:
@@ -127,41 +125,131 @@ def check_target(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-class Reader:
-    """A complete folder of the expected kind and of a version we know.
+class Files:
+    """The safetensors files of a folder, each compared with its checksum when it is first read.
 
     Attributes:
-        folder: where it is.
-        manifest: what `Writer.manifest` was given, with kind, version and files.
+        folder: where they are.
+        checksums: of every file.
+        kind: what they are parts of.
     """
 
-    def __init__(self, path: str | os.PathLike[str], kind: str, version: int) -> None:
-        self.folder = Path(path)
-        self.manifest = read_manifest(path, kind, version)
-        for file in self.manifest["files"]:
-            self._there(file)
+    def __init__(self, folder: Path, checksums: Mapping[str, int], kind: str) -> None:
+        self.folder = folder
+        self.checksums: Mapping[str, int] = checksums
+        self.kind = kind
+        self._sound: dict[str, tuple[int, ...]] = {}  # as they were when their checksum was right
 
-    def tensors(self, file: str) -> dict[str, Tensor]:
-        """The tensors of one file, after its checksum was compared."""
-        path, expected = self._there(file), self.manifest["files"][file]
-        try:
-            if (got := _checksum(path)) != expected:
+    def tensors(self, file: str, prefix: str = "") -> dict[str, Tensor]:
+        """The tensors of one file whose names begin with ``prefix``."""
+        path = self.there(file)
+        self.check(file)
+        with _reading(path), safe_open(str(path), "pt") as content:
+            return {name: content.get_tensor(name) for name in content.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+    def there(self, file: str) -> Path:
+        """Where a file is, which is a part of this."""
+        path = self.folder / file
+        if file not in self.checksums or not path.is_file():
+            raise StoreError(f"Expected {path}, a part of the {self.kind}; it is missing. Copy the whole folder again.")
+        return path
+
+    def check(self, file: str) -> None:
+        """Compare a file with its checksum, unless that was done and the file has not changed since."""
+        path = self.there(file)
+        with _reading(path):
+            facts = path.stat()
+            state = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+            if self._sound.get(file) == state:
+                return
+            if (got := _checksum(path)) != (expected := self.checksums[file]):
                 raise StoreError(
                     f"{path} is damaged: expected checksum {expected:08x}, got {got:08x}. Copy the folder again, or "
                     "make it anew."
                 )
-            return load_file(str(path))
-        except (OSError, SafetensorError) as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(f"Expected {path} to be a safetensors file that can be read: {error}.") from error
+            self._sound[file] = state
 
-    def _there(self, file: str) -> Path:
-        path = self.folder / file
-        if file not in self.manifest["files"] or not path.is_file():
-            kind = self.manifest["kind"]
-            raise StoreError(f"Expected {path}, a part of the {kind}; it is missing. Copy the whole folder again.")
-        return path
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"Expected {path} to be a safetensors file that can be read: {error}.") from error
+
+
+class Reader(Files):
+    """A complete folder of the expected kind and of a version we know.
+
+    Attributes:
+        manifest: what `Writer.manifest` was given, with kind, version and files.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: str, version: int) -> None:
+        self.manifest = read_manifest(path, kind, version)
+        super().__init__(Path(path), self.manifest["files"], kind)
+        for file in self.checksums:
+            self.there(file)
+
+
+class Growing(Files):
+    """A folder that changes in single steps, for as long as one process works on it.
+
+    Files are added beside those that count. Replacing the manifest, by one rename, makes them count and what it no
+    longer names not; that is deleted then. Whenever the process ends, the folder is as one of the manifests says.
+
+    Args:
+        folder: there already.
+        checksums: of the files that count now, by the manifest that is there.
+        names: patterns of the files that are added; what else is in the folder is left alone.
+    """
+
+    def __init__(self, folder: Path, checksums: Mapping[str, int], kind: str, names: Sequence[str]) -> None:
+        self._written = dict(checksums)
+        super().__init__(folder, self._written, kind)
+        self._names = (*names, NEXT, ".tmp??????")  # the last are what safetensors leaves when it is killed
+        self._counting = set(checksums)
+
+    def add(self, file: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a file, under a name that does not count yet; it does from the next `switch` that names it."""
+        assert file not in self._counting
+        with self._or_as_before():
+            checksum = _write_tensors(self.folder / file, tensors)
+            _durable(self.folder / file, self.folder)
+            self._written[file] = checksum
+
+    def switch(self, kind: str, version: int, values: Mapping[str, Any], files: Collection[str]) -> None:
+        """From here on the folder is this and holds these files."""
+        beside = self.folder / NEXT
+        checksums = {file: self._written[file] for file in files}
+        with self._or_as_before():
+            beside.write_text(_manifest_text(kind, version, values, checksums), encoding="utf-8")
+            _durable(beside, self.folder)
+            _sync_folder(self.folder)  # what it names is there before it is
+            os.replace(beside, self.folder / MANIFEST)
+        _sync_folder(self.folder)
+        self._counting, self.kind = set(files), kind
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Delete what was added and does not count, by this process or by one that was killed."""
+        for path in self.folder.iterdir():
+            if path.name not in self._counting and any(path.match(name) for name in self._names):
+                with contextlib.suppress(OSError):  # a later sweep may succeed, and nobody reads it
+                    path.unlink()
+
+    @contextmanager
+    def _or_as_before(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            self.sweep()
+            raise StoreError(
+                f"Could not write to {self.folder}: {error}. What was there before is untouched. Is there space on the "
+                "disk, and may you write there?"
+            ) from error
 
 
 def read_manifest(path: str | os.PathLike[str], kind: str, version: int) -> dict[str, Any]:
@@ -196,16 +284,50 @@ def read_manifest(path: str | os.PathLike[str], kind: str, version: int) -> dict
     return manifest
 
 
-def _not_ours(folder: Path) -> list[str]:
-    """The files in a folder that no manifest of ours names."""
+def kind_of(folder: Path) -> str | None:
+    """What a folder's manifest says that it is; None where there is none that can be read."""
+    try:
+        return _manifest(folder).get("kind")
+    except OSError as error:
+        raise StoreError(f"Could not look at {folder}: {error}. Choose another place.") from error
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest as it is, unchecked; empty where there is none."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        manifest = None
-    ours: set[str] = set()
-    if isinstance(manifest, dict) and {"kind", "version", "files", "checksum"} <= set(manifest):
-        ours = {MANIFEST, *manifest["files"]}
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _not_ours(folder: Path) -> list[str]:
+    """The files in a folder that no manifest of ours names."""
+    manifest = _manifest(folder)
+    complete = {"kind", "version", "files", "checksum"} <= set(manifest)
+    ours = {MANIFEST, *manifest["files"]} if complete else set()
     return [name for name in (path.relative_to(folder).as_posix() for path in _files(folder)) if name not in ours]
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Write a safetensors file and return its checksum."""
+    held: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        if (storage := tensor.untyped_storage().data_ptr()) in storages:
+            tensor = tensor.clone()  # the format has no tensors that share memory
+        storages.add(storage)
+        held[name] = tensor
+    save_file(held, str(path))
+    return _checksum(path)
+
+
+def _manifest_text(kind: str, version: int, values: Mapping[str, Any], checksums: Mapping[str, int]) -> str:
+    """A manifest, sealed with its own checksum."""
+    document = {"kind": kind, "version": version, **values, "files": checksums}
+    document["checksum"] = _seal(document)
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
@@ -241,6 +363,12 @@ def _exchange(one: Path, other: Path) -> bool:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, of the kernel's interface
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def _durable(file: Path, folder: Path) -> None:
+    """Make a file's content last, and let those read it who may read the folder: some writers keep it to themselves."""
+    file.chmod(folder.stat().st_mode & 0o666)
+    _sync(file)
 
 
 def _sync(path: Path) -> None:

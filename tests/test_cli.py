@@ -276,6 +276,29 @@ def test_record_gives_inputs_the_type_of_the_weights(there):
     assert lashley.Recording.load("half.rec").moment(None, "head").count == 40
 
 
+def test_record_with_a_checkpoint(there):
+    record = "record tinynets:build --data sklearn:digits --flatten"
+    ok(f"{record} --out plain.rec")
+    for command in (f"{record} --checkpoint run.rec --out run.rec", f"{record} --checkpoint run.rec --out copy.rec"):
+        assert ok(f"{command} --json").json["concepts"]["3"] == 183
+    plain = lashley.Recording.load("plain.rec").moment("3", "head").augmented
+    for name in ("run.rec", "copy.rec"):
+        assert torch.equal(lashley.Recording.load(name).moment("3", "head").augmented, plain)
+    refused(f"{record} --checkpoint run.rec --out run.rec --dtype float32", "of another: dtype: None there")
+    refused(f"{record} --checkpoint plain.rec --out new.rec", "a recording that was made without checkpoint=")
+    assert not Path("new.rec").exists()
+
+
+def test_record_keeps_products(there):
+    ok("record tinynets:build --data sklearn:digits --flatten --keep products --out small.rec")
+    ok("engram small.rec --model tinynets:build --concepts 3 --out small.engram")
+    model, small = network(), lashley.Engram.load("small.engram")
+    whole = lashley.record(model, data.load("sklearn:digits", flatten=True).by_concept()).engram(model, "3")
+    for name, delta in whole.items():
+        torch.testing.assert_close(small[name].weight, delta.weight, rtol=1e-4, atol=1e-6)
+    refused("engram small.rec --model tinynets:build --concepts 3 --out s --sharpness 2", "keeps only the product")
+
+
 def test_merge_equals_the_single_run(there):
     for part in (0, 1):
         ok(f"record tinynets:build --data half{part}.npz --out part{part}.rec --dtype float64")
@@ -856,6 +879,8 @@ CHANGES = [
         f"{RECORD} --layers-to-transform 1",
         f"{RECORD} --layers-to-transform 1 --layers-pattern missing",
     ),
+    ("record", "--checkpoint", RECORD, f"{RECORD} --checkpoint elsewhere"),
+    ("record", "--keep", RECORD, f"{RECORD} --keep products"),
     ("record", "--dtype", RECORD, f"{RECORD} --dtype float32"),
     ("record", "--device", RECORD, f"{RECORD} --device nowhere"),
     ("record", "--no-progress", RECORD, f"{RECORD} --no-progress"),

@@ -28,6 +28,7 @@ HOUSE = """
 errors provenance progress
 moments
 shifts
+products
 spectrum
 estimators
 geometry
@@ -36,11 +37,14 @@ layers
 select
 data
 store
+shelf
 engram strength
 hooks
 resemblance
 edit
 recording
+checkpoint
+tally
 recorder
 distributed
 sweep criteria trace
@@ -52,7 +56,7 @@ __main__
 """
 ORDER = {room: place for place, room in enumerate(HOUSE.split())}
 
-TENSORS_ONLY = {"moments", "shifts", "spectrum", "estimators", "geometry", "stats"}
+TENSORS_ONLY = {"moments", "shifts", "products", "spectrum", "estimators", "geometry", "stats"}
 HARMLESS = """
 __future__ abc collections contextlib dataclasses enum functools itertools logging math numbers operator types typing
 warnings

@@ -25,7 +25,8 @@ PACKAGE = Path(lashley.__file__).parent
 # Every public name, how it is called (for a class: how it is made), and what stands for a default.
 FUNCTIONS = {
     "record": "(model, data, concept_of=None, *, concept_names=None, target_modules=None, exclude_modules=None, "
-    "layers_to_transform=None, layers_pattern=None, rows=None, forward=None, dtype=None, progress=None)",
+    "layers_to_transform=None, layers_pattern=None, rows=None, forward=None, checkpoint=None, dtype=None, "
+    "keep='moments', progress=None)",
     "merge": "(*recordings)",
     "ablate": "(model, engram, alpha=1.0, *, tied='skip')",
     "ablate_": "(model, engram, alpha=1.0, *, tied='skip')",
@@ -65,7 +66,7 @@ FUNCTIONS = {
 }
 # What can be read from an object: attributes, properties and methods together.
 MEMBERS = {
-    lashley.Recording: "concepts engram layers load made_by moment moments overlapping save sensitivity sites",
+    lashley.Recording: "concepts engram keep layers load made_by moment moments overlapping save sensitivity sites",
     lashley.Engram: "base_fingerprint concepts estimator get items keys load made_by save select to values "
     "weight_norms",
     lashley.Cut: "condition energy keep notebook paper rank relative rtol to_json ulp",

@@ -31,6 +31,7 @@ in the type of the model's weights.
 EXAMPLE = """\
   lashley record mynet:build --data sklearn:digits --flatten --out digits.rec
   lashley record mynet:build --weights trained.pt --data photos/ --size 64x64 --normalize 0.5 0.5 --out photos.rec
+  lashley record mynet:build --data photos/ --checkpoint photos.rec --out photos.rec
 """
 
 
@@ -58,6 +59,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_selection(parser)
     run_ = parser.add_argument_group("how")
     run_.add_argument(
+        "--checkpoint",
+        metavar="DIR",
+        help="a folder, REC itself if you like: killed, the same command goes on from there when it is run again",
+    )
+    run_.add_argument(
+        "--keep",
+        choices=("moments", "products"),
+        default="moments",
+        help="products: of each class only what the paper's formula needs, often much smaller (default: moments)",
+    )
+    run_.add_argument(
         "--dtype",
         choices=("float32", "float64"),
         help="of the products; sums are float64 (default: float64 up to 256 columns, float32 above)",
@@ -74,7 +86,9 @@ def run(args: argparse.Namespace) -> int:
     from lashley.data import load
     from lashley.store import check_target
 
-    check_target(args.out)  # before the work rather than after it
+    in_place = args.checkpoint is not None and Path(args.checkpoint).resolve() == Path(args.out).resolve()
+    if not in_place:
+        check_target(args.out)  # before the work rather than after it
     mean, std = args.normalize or (None, None)
     data = load(
         args.data,
@@ -96,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
         tell(f"{data.size} samples of {len(data.concept_names)} concepts in {len(data)} batches")
     options: dict[str, Any] = {
         **selection(args),
+        "checkpoint": args.checkpoint,
+        "keep": args.keep,
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
         "progress": not args.no_progress,
     }
@@ -113,7 +129,8 @@ def run(args: argparse.Namespace) -> int:
             f"The model could not run on inputs of shape {list(inputs.shape)} and type {inputs.dtype}: "
             f"{first_line(error)} Does it expect vectors (--flatten), another size (--size), or other data?"
         ) from error
-    recording.save(args.out)
+    if not in_place:
+        recording.save(args.out)
     emit(args, _document(args.out, recording, data), lambda: _text(args.out, recording, data))
     return 0
 

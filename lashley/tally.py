@@ -1,0 +1,242 @@
+"""What has been counted: sums that still grow, and what is kept of concepts that are over.
+
+A concept of a mapping is over when the next one begins. Its sums then become moments (or products) in the host's
+memory, or in a file where there is a checkpoint; only the sums of the concept under way, and those of all rows where
+they are needed, stay where the model is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lashley.checkpoint import Checkpoint
+from lashley.data.rows import Pick, indices_of, rows_of
+from lashley.errors import RecordingError
+from lashley.layers import Layer
+from lashley.layers.base import Gatherer
+from lashley.moments import Accumulator, Counts, Moment
+from lashley.products import Product, Products
+from lashley.shelf import ALL, Shelf, entry, packed
+from lashley.shifts import Shifts
+
+__all__ = ["Tally"]
+
+
+class Tally:
+    """Rows in, what a recording keeps out.
+
+    Args:
+        layers: that are recorded.
+        weights: their parameters.
+        dtype: of the products.
+        keep: "moments" or "products".
+        mapping: whether the concepts come one after another. If not, products are made of the rows themselves, as soon
+            as the sites are known; else of a concept's moment when it is over.
+        checkpoint: where concepts go that are over; None: into memory.
+
+    Attributes:
+        sums: for every layer, or every one that leads a site once they are known: sums by concept. The concept None is
+            every row, where the concepts do not say.
+        rows: how many rows each of these layers has seen.
+        overlapping: whether concepts may overlap.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype | None,
+        keep: str,
+        mapping: bool,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.layers, self.weights = layers, weights
+        self.dtype, self.keep, self.mapping = dtype, keep, mapping
+        self.checkpoint = checkpoint
+        self.sums: dict[str, dict[str | None, Gatherer]] = {name: {} for name in layers}
+        self.rows = dict.fromkeys(layers, 0)
+        self.readers: dict[str, tuple[str, ...]] = {name: (name,) for name in layers}
+        self.overlapping = False
+        self._kept: dict[str, list[list[Any]]] = {}  # by key, per site
+        self._entries: dict[str, list[dict[str, Any]]] = {}  # the same where it is in files: what the manifest says
+        self._stacked: dict[str, Tensor] = {}
+        self._sites_known = False
+
+    def add(self, name: str, chosen: Pick, x: Tensor) -> list[Tensor]:
+        """Count the chosen rows of a layer's input for their concept.
+
+        Returns:
+            sums of rows, finite exactly when every row is.
+        """
+        into = self._sum(name, chosen.concept)
+        before = into.count
+        totals = _fill(into, self.layers[name], chosen, x)
+        if (chosen.concept is None) == self.overlapping:  # every row once
+            self.rows[name] += into.count - before
+        if self._of_rows and not self.overlapping:
+            _fill(self._sum(name, None), self.layers[name], chosen, x)
+        return totals
+
+    def share(self, leader: Mapping[str, str]) -> None:
+        """The sites are known.
+
+        Args:
+            leader: of every layer that makes the same rows as an earlier one, that one, whose sums stay.
+        """
+        for follower in leader:
+            del self.sums[follower], self.rows[follower]
+        self.readers = {
+            name: (name, *(layer for layer in self.layers if leader.get(layer) == name)) for name in self.sums
+        }
+        self._sites_known = True
+        for name, sums in self.sums.items() if self._of_rows else ():
+            for concept, total in [(c, t) for c, t in sums.items() if c is not None and not isinstance(t, Counts)]:
+                sums[concept] = products = Products(self._outputs(name), self.dtype)
+                products.start(total.moments())
+
+    def close(self, number: int, concept: str) -> None:
+        """A concept is over: nothing more is added to it.
+
+        Args:
+            number: among the recording's concepts.
+        """
+        self._keep(str(number), (self._finished(name, concept) for name in self.sums))
+
+    def close_all(self) -> list[list[Moment]] | None:
+        """Everything is over: the moments of all rows, per site; None where those of the concepts add up to them."""
+        if not self.overlapping and self.keep == "moments":
+            return None
+        pooled = [self._finished(name, None) for name in self.sums]
+        if self.checkpoint is not None:
+            self._keep(ALL, pooled)
+        return pooled
+
+    @property
+    def concepts(self) -> set[str]:
+        """That were met and are not over."""
+        return {concept for sums in self.sums.values() for concept in sums if concept is not None}
+
+    def closed(self, number: int) -> bool:
+        """Whether a concept is over."""
+        return str(number) in self._entries or str(number) in self._kept
+
+    def kept(self, concepts: Sequence[str]) -> list[Mapping[str, list[Any]]]:
+        """What is kept of concepts that are over, per site."""
+        keys = {concept: str(number) for number, concept in enumerate(concepts)}
+        sites = range(len(self.sums))
+        if self.checkpoint is None:
+            return [{concept: self._kept[key][site] for concept, key in keys.items()} for site in sites]
+        files = self.checkpoint.files
+        return [Shelf(files, i, {c: (key, self._entries[key][i]) for c, key in keys.items()}) for i in sites]
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Per site, by key: what a manifest says of the files."""
+        return [{key: held[site] for key, held in self._entries.items()} for site in range(len(self.sums))]
+
+    @property
+    def files(self) -> list[str]:
+        """Of concepts that are over."""
+        return [held[0]["file"] for held in self._entries.values()]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """All that later counting depends on, as JSON and as tensors."""
+        growing = [(name, concept) for name, sums in self.sums.items() for concept in sums]
+        tensors = {
+            f"{number}.{key}": tensor
+            for number, (name, concept) in enumerate(growing)
+            for key, tensor in self.sums[name][concept].state().items()
+        }
+        facts = {
+            "sites": self.readers,
+            "rows": self.rows,
+            "overlapping": self.overlapping,
+            "growing": growing,
+            "over": self._entries,
+        }
+        return facts, tensors
+
+    def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken, to the bit."""
+        self.share({layer: name for name, readers in facts["sites"].items() for layer in readers if layer != name})
+        self.rows, self.overlapping = dict(facts["rows"]), facts["overlapping"]
+        self._entries = dict(facts["over"])
+        states: list[dict[str, Tensor]] = [{} for _ in facts["growing"]]
+        for name, tensor in tensors.items():
+            number, _, key = name.partition(".")
+            states[int(number)][key] = tensor
+        for (name, concept), state in zip(facts["growing"], states, strict=True):
+            self._sum(name, concept).restore(state, self.weights[name].device)
+
+    def _sum(self, name: str, concept: str | None) -> Gatherer:
+        sums, layer = self.sums[name], self.layers[name]
+        if concept not in sums:
+            sums[concept] = total = layer.accumulator(self.dtype)
+            if self.keep == "products" and not isinstance(total, Counts):
+                if concept is None and self.mapping:  # takes moments
+                    sums[concept] = Accumulator(layer.dim, layer.matrices, torch.float64)
+                elif concept is not None and self._of_rows and self._sites_known:
+                    sums[concept] = Products(self._outputs(name), self.dtype)
+        return sums[concept]
+
+    @property
+    def _of_rows(self) -> bool:
+        return self.keep == "products" and not self.mapping
+
+    def _outputs(self, name: str) -> Tensor:
+        """The weights of all layers that read a site, one under another: ``[M, O, D]``."""
+        if name not in self._stacked:
+            first, *others = (self.layers[reader].matrix(self.weights[reader]) for reader in self.readers[name])
+            stacked = torch.cat([first, *(other.to(first.device) for other in others)], dim=1) if others else first
+            self._stacked[name] = stacked
+        return self._stacked[name]
+
+    def _finished(self, name: str, concept: str | None) -> list[Any]:
+        """What is kept of a sum, which is given up, in the host's memory."""
+        layer = self.layers[name]
+        total = self.sums[name].pop(concept, None) or layer.accumulator(self.dtype)
+        kept: list[Any] = total.products() if isinstance(total, Products) else total.moments()
+        if self.keep == "products" and concept is not None:
+            if self.mapping:
+                everything = self._sum(name, None)
+                assert not isinstance(everything, Shifts)  # `_sum` says so
+                everything.include(kept)
+            if isinstance(total, Accumulator | Shifts) and not isinstance(total, Products):
+                kept = [Product.of(m, weight) for m, weight in zip(kept, self._outputs(name), strict=True)]
+        kept = [part.to("cpu") for part in kept]
+        squares = (t for part in kept for t in ([part.matrix] if isinstance(part, Product) else part.blocks or ()))
+        if not all(torch.isfinite(square).all() for square in squares):
+            raise RecordingError(
+                f"Expected finite moments, got inf at site {name!r}: its inputs are finite, but their squares overflow "
+                "float32. Pass dtype=torch.float64."
+            )
+        return kept
+
+    def _keep(self, key: str, parts: Iterable[list[Any]]) -> None:
+        """What is kept of a concept, site by site, to where it stays."""
+        if self.checkpoint is None:
+            self._kept[key] = list(parts)
+            return
+        file = f"concept-{key if key == ALL else f'{key:0>4}'}.safetensors"
+        tensors: dict[str, Tensor] = {}
+        self._entries[key] = []
+        for site, kept in enumerate(parts):
+            tensors |= packed(site, key, kept)
+            self._entries[key].append(entry(file, kept))
+        self.checkpoint.files.add(file, tensors)
+
+
+def _fill(into: Gatherer, layer: Layer, chosen: Pick, x: Tensor) -> list[Tensor]:
+    """The chosen rows of an input into a sum."""
+    if isinstance(into, Counts):
+        into.add_indices(indices_of(x, chosen))
+        return []  # whole numbers are finite
+    if isinstance(into, Shifts) and chosen.mask is None:
+        part = x if chosen.samples is None else x.index_select(0, chosen.samples)
+        return [into.add_images(layer.images(part), owned=part is not x)]
+    here = x.untyped_storage().data_ptr()
+    return [into.add(rows, owned=rows.untyped_storage().data_ptr() != here) for rows in rows_of(layer, x, chosen)]

@@ -1,0 +1,680 @@
+"""Recordings that survive: killed at any point and gone on with, they are what they would have been, to the bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import killing
+import lashley
+from helpers import assert_near, gaussian
+from lashley import Recording, checkpoint, record, store
+from lashley.errors import DataError, LashleyError, LashleyWarning, StoreError
+from lashley.layers import describe
+from lashley.moments import Accumulator, Counts
+from lashley.products import Products
+
+ROOT = Path(__file__).resolve().parent.parent
+FORMS = ["mapping", "labels", "overlap"]
+KEEPS = ["moments", "products"]
+
+
+class Stopped(Exception):
+    """What the data raise in place of a kill, where one process is enough."""
+
+
+class Stopping:
+    """Batches that raise after so many, once; and count how often they were read."""
+
+    def __init__(self, batches: list[Any], after: int | None = None) -> None:
+        self.batches, self.after, self.read = batches, after, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(self.batches):
+            if number == self.after:
+                self.after = None
+                raise Stopped
+            self.read += 1
+            yield batch
+
+
+@pytest.fixture(autouse=True)
+def after_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "_EVERY", 0)
+    monkeypatch.setattr(checkpoint, "_SHARE", 0)
+
+
+def mlp(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3, bias=False)).double()
+
+
+def data(rows: int = 12) -> dict[str, list[Tensor]]:
+    return {name: list(gaussian(rows, 6, seed=seed).split(4)) for seed, name in enumerate("abc")}
+
+
+def stopped(folder: Path, concept: str = "b", after: int = 2, **how: Any) -> None:
+    """Leaves a run in the folder that came so far in that concept."""
+    with pytest.raises(Stopped):
+        record(mlp(), {**data(), concept: Stopping(data()[concept], after)}, checkpoint=folder, **how)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def assert_same(one: Recording, two: Recording) -> None:
+    """To the bit."""
+    __tracebackhide__ = True
+    assert (one.concepts, one.sites, one.keep, one.overlapping) == (two.concepts, two.sites, two.keep, two.overlapping)
+    assert (one._shards, one._folds) == (two._shards, two._folds)
+    for site in range(len(one.sites)):
+        for mine, theirs in zip(kept(one, site), kept(two, site), strict=True):
+            assert mine.count == theirs.count
+            assert mine.product == theirs.product
+            a, b = mine.pack(), theirs.pack()
+            assert a.keys() == b.keys()
+            assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def kept(recording: Recording, site: int) -> list[Any]:
+    held = recording._moments[site]
+    return [*(part for concept in recording.concepts for part in held[concept]), *recording._all(site)]
+
+
+# Sums go on exactly where they were.
+
+
+def fill(total: Any, number: int) -> None:
+    seeded = torch.Generator().manual_seed(number)
+    if isinstance(total, Counts):
+        total.add_indices(torch.randint(0, 5, (7,), generator=seeded))
+    elif isinstance(total, Accumulator):
+        rows = torch.randn(total.matrices, 90, total.dim, generator=seeded)
+        total.add(rows.double() if number == 2 else rows)
+    else:
+        total.add_images(torch.randn(3, 4, 5, 5, generator=seeded))
+        total.add(torch.randn(2, 3, total.dim, generator=seeded))
+
+
+CONV = describe("", nn.Conv2d(4, 4, 3, padding=1, groups=2))
+SUMS: dict[str, Callable[[], Any]] = {
+    "thin": lambda: Accumulator(2000),
+    "square": lambda: Accumulator(9, 2),
+    "wide": lambda: Accumulator(300),
+    "float32": lambda: Accumulator(9, 1, torch.float32),
+    "shifts": CONV.accumulator,
+    "products": lambda: Products(gaussian(2, 3, 7), torch.float32),
+    "counts": lambda: Counts(5),
+}
+
+
+@pytest.mark.parametrize("make", SUMS.values(), ids=SUMS)
+@pytest.mark.parametrize("every", [1, 3, 16])
+def test_sums_go_on_to_the_bit(make: Callable[[], Any], every: int, tmp_path: Path) -> None:
+    whole, part = make(), make()
+    for number in range(18):
+        if number % every == 0:
+            save_file({k: v.clone().contiguous() for k, v in part.state().items()}, tmp_path / "state")
+            part = make()
+            part.restore(load_file(tmp_path / "state"), torch.device("cpu"))
+        fill(whole, number)
+        fill(part, number)
+        assert part.count == whole.count
+    results = [t.products() if isinstance(t, Products) else t.moments() for t in (whole, part)]
+    for mine, theirs in zip(*results, strict=True):
+        assert (mine.count, mine.product) == (theirs.count, theirs.product)
+        a, b = mine.pack(), theirs.pack()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_sum_that_went_on_does_not_share_memory_with_what_it_was_read_from() -> None:
+    total, other = Accumulator(3), Accumulator(3)
+    total.add(gaussian(1, 2000, 3))
+    state = total.state()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    other.restore(state, torch.device("cpu"))
+    other.add(gaussian(1, 2000, 3, seed=1))
+    assert all(torch.equal(before[name], state[name]) for name in state)
+
+
+# With a checkpoint, without one, and after a stop.
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize("form", FORMS)
+def test_a_checkpoint_changes_no_bit(form: str, keep: str, tmp_path: Path) -> None:
+    plain = killing.run(form, 20, keep=keep)
+    saved = killing.run(form, 20, keep=keep, checkpoint=tmp_path / "run")
+    assert_same(saved, plain)
+    assert_same(Recording.load(tmp_path / "run"), plain)
+    assert_same(killing.run(form, 20, keep=keep, checkpoint=tmp_path / "run"), plain)
+    saved.save(tmp_path / "copy")
+    assert_same(Recording.load(tmp_path / "copy"), plain)
+    model = killing.Net()
+    with pytest.warns(LashleyWarning) if form == "overlap" else nothing():
+        engrams = [r.engram(model, list(plain.concepts[:2])) for r in (plain, saved)]
+    for name, delta in engrams[0].items():
+        assert_near(delta.weight, engrams[1][name].weight, rel=1e-6)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+@pytest.mark.parametrize(("concept", "after"), [("a", 0), ("a", 1), ("b", 0), ("b", 2), ("c", 3)])
+def test_it_goes_on_where_it_stopped(concept: str, after: int, keep: str, tmp_path: Path) -> None:
+    plain = record(mlp(), data(), keep=keep)
+    batches: dict[str, Any] = {name: Stopping(b) for name, b in data(rows=14).items()}
+    expected = record(mlp(), batches, keep=keep)
+    batches[concept].after = after
+    calls = []
+    how: dict[str, Any] = {"checkpoint": tmp_path, "keep": keep, "forward": lambda m, x: calls.append(x) or m(x)}
+    with pytest.raises(Stopped):
+        record(mlp(), batches, **how)
+    before = len(calls)
+    again = record(mlp(), batches, **how)
+    assert before == "abc".index(concept) * 4 + after
+    assert len(calls) == 12  # no batch was counted twice
+    assert_same(again, expected)
+    assert again._shards != plain._shards
+
+
+def test_a_run_that_is_stopped_again_and_again(tmp_path: Path) -> None:
+    batches = {name: Stopping(b) for name, b in data().items()}
+    for concept in "abc":
+        for after in range(3):
+            batches[concept].after = after
+            with pytest.raises(Stopped):
+                record(mlp(), batches, checkpoint=tmp_path)
+    assert_same(record(mlp(), batches, checkpoint=tmp_path), record(mlp(), data()))
+
+
+def test_steps_are_seldom_where_batches_are_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.undo()
+    steps = []
+    step = checkpoint.Checkpoint.step
+    monkeypatch.setattr(checkpoint.Checkpoint, "step", lambda self, *args: steps.append(1) or step(self, *args))
+    record(mlp(), data(rows=400), checkpoint=tmp_path)
+    assert len(steps) == 3  # at the start, and where one concept follows another
+
+
+def test_steps_take_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoint, "_SHARE", 20)
+    clock = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
+    step = checkpoint.Checkpoint.step
+    steps = []
+
+    def slow(self: Any, *args: Any) -> None:
+        add = self.files.switch
+
+        def switch(*args: Any) -> None:
+            clock[0] += 3
+            add(*args)
+
+        self.files.switch = switch
+        step(self, *args)
+        self.files.switch = add
+        steps.append(clock[0])
+
+    def batches() -> Iterator[Tensor]:
+        for batch in gaussian(150, 1, 6):
+            clock[0] += 1
+            yield batch
+
+    class Again:
+        __iter__ = staticmethod(batches)
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "step", slow)
+    record(mlp(), {"a": Again()}, checkpoint=tmp_path)
+    assert steps == [3, 66, 129]
+
+
+def test_concepts_that_are_over_leave_the_memory(tmp_path: Path) -> None:
+    most = []
+
+    def rows(batch: Tensor, site: Any) -> Tensor:
+        most.append(sum(len(sums) for sums in recorder[-1].tally.sums.values()))
+        return torch.ones(len(batch), dtype=torch.bool)
+
+    recorder: list[Any] = []
+    made = lashley.recorder._Recorder.__init__
+
+    def keep_it(self: Any, *args: Any) -> None:
+        recorder.append(self)
+        made(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lashley.recorder._Recorder, "__init__", keep_it)
+        found = record(mlp(), data(), rows=rows, checkpoint=tmp_path)
+    assert max(most) == 2  # the two sites of the concept under way
+    assert not recorder[-1].tally._kept
+    path = tmp_path / "concept-0001.safetensors"
+    moved = path.rename(tmp_path / "elsewhere")
+    assert found.moment("a", "0").count == 12
+    with pytest.raises(StoreError, match="concept-0001.safetensors, a part of the recording; it is missing"):
+        found.moment("b", "0")
+    moved.rename(path)
+    assert found.moment("b", "0").count == 12
+
+
+# Killed.
+
+
+def killed(how: str, seed: int, folder: Path) -> int:
+    command = [sys.executable, str(ROOT / "tests" / "killing.py"), how, str(seed), str(folder)]
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_killed_at_random(seed: int, tmp_path: Path) -> None:
+    assert killed("random", seed, tmp_path / "run") > 0
+
+
+@pytest.mark.parametrize("seed", range(2), ids=["mapping", "labels"])
+def test_killed_before_every_change_of_a_file(seed: int, tmp_path: Path) -> None:
+    assert killed("every", seed, tmp_path / "run") > 15
+
+
+# One process at a time.
+
+HOLD = """
+import sys, time
+from lashley.checkpoint import opened
+with opened(sys.argv[1], {}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_and_the_lock_of_a_dead_one(tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        before = contents(tmp_path)
+        with pytest.raises(StoreError, match=rf"nobody to record into .*, but process {other.pid} on .* does"):
+            record(mlp(), data(), checkpoint=tmp_path)
+        assert contents(tmp_path) == before
+        other.send_signal(signal.SIGKILL)
+    assert (tmp_path / "lock").exists()
+    with checkpoint.opened(tmp_path, {}) as saved:
+        assert saved.progress == {}
+    assert not (tmp_path / "lock").exists()
+
+
+def test_one_process_twice(tmp_path: Path) -> None:
+    told: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            record(mlp(), data(), checkpoint=tmp_path / "." / "run", progress=False)
+        except StoreError as error:
+            told.append(error)
+
+    def forward(model: nn.Module, batch: Tensor) -> object:
+        if not told:
+            thread = threading.Thread(target=second)
+            thread.start()
+            thread.join()
+        return model(batch)
+
+    first = record(mlp(), data(), forward=forward, checkpoint=tmp_path / "run")
+    assert "but this process does" in str(told[0])
+    assert_same(first, record(mlp(), data()))
+
+
+# A disk that fills up, at any of the writes.
+
+
+@pytest.mark.parametrize("function", ["_write_tensors", "_durable", "_manifest_text", "replace"])
+def test_a_full_disk(function: str, tmp_path: Path) -> None:
+    expected = record(mlp(), data())
+    owner, name = (store.os, "replace") if function == "replace" else (store, function)
+    work = getattr(owner, name)
+    refusals = 0
+    for number in range(100):
+        with pytest.MonkeyPatch.context() as patch:
+            left = [number]
+
+            def full(*args: Any, left: list[int] = left) -> Any:
+                left[0] -= 1
+                if left[0] == -1:
+                    if function == "_write_tensors":
+                        args[0].write_bytes(b"half of it")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return work(*args)
+
+            patch.setattr(owner, name, full)
+            try:
+                found = record(mlp(), data(), checkpoint=tmp_path / "run")
+            except LashleyError as error:
+                assert isinstance(error, StoreError) and "No space left on device. What was there before" in str(error)
+                refusals += 1
+            else:
+                break
+        if (tmp_path / "run" / "manifest.json").exists():  # not before the very first step
+            assert store._not_ours(tmp_path / "run") == []
+        if number % 2:  # going on from there ends well
+            shutil.copytree(tmp_path / "run", tmp_path / f"later{number}")
+            assert_same(record(mlp(), data(), checkpoint=tmp_path / f"later{number}"), expected)
+            shutil.rmtree(tmp_path / f"later{number}")
+            shutil.rmtree(tmp_path / "run")
+    assert refusals > 5
+    assert_same(found, expected)
+
+
+# Damage.
+
+
+def flipped(content: bytes) -> bytes:
+    return content[: len(content) // 2] + bytes([content[len(content) // 2] ^ 1]) + content[len(content) // 2 + 1 :]
+
+
+DAMAGES = {"flipped": flipped, "truncated": lambda content: content[:-3], "empty": lambda content: b"", "gone": None}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_checkpoint_is_refused_and_left_alone(damage: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stopped(run)
+    good = contents(run)
+    assert {name.split("-")[0] for name in good} == {"concept", "manifest.json", "state"}
+    for name, content in good.items():
+        if damage is None and name == "manifest.json":
+            continue  # a folder with files and no manifest: another test
+        (run / name).unlink() if damage is None else (run / name).write_bytes(damage(content))
+        before = contents(run)
+        with pytest.raises(StoreError, match=name):
+            record(mlp(), data(), checkpoint=run)
+        assert contents(run) == before
+        (run / name).write_bytes(content)
+    assert_same(record(mlp(), data(), checkpoint=run), record(mlp(), data()))
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_recording_is_refused_when_it_is_read(damage: Any, tmp_path: Path) -> None:
+    found = record(mlp(), data(), checkpoint=tmp_path)
+    path = tmp_path / "concept-0002.safetensors"
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
+    for read in (lambda: found.moment("c", "0"), lambda: Recording.load(tmp_path)):
+        with pytest.raises(StoreError, match="concept-0002.safetensors"):
+            read()
+    with pytest.raises(StoreError, match="concept-0002.safetensors"):
+        record(mlp(), data(), checkpoint=tmp_path).moment("c", "0")
+    assert found.moment("a", "0").count == 12
+
+
+def test_a_manifest_that_was_edited(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["progress"]["tally"]["rows"]["0"] += 1
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match=r"manifest.json is damaged or was edited"):
+        record(mlp(), data(), checkpoint=tmp_path)
+
+
+# Another run, other data.
+
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "weights": ({"model": mlp(1)}, r"weights: {'0.weight': '\w{24}', .*} there, {'0.weight': '\w{24}', .*} now"),
+    "concepts": ({"data": {**data(), "d": data()["a"]}}, r"concepts: {no 3} there, {3: 'd'} now"),
+    "order": ({"data": dict(reversed(data().items()))}, r"concepts: {0: 'a', 2: 'c'} there, {0: 'c', 2: 'a'} now"),
+    "selection": ({"target_modules": ["0"]}, r"layers: {'2': {.*} there, {no '2'} now"),
+    "dtype": ({"dtype": torch.float32}, r"dtype: None there, 'torch.float32' now"),
+    "keep": ({"keep": "products"}, r"keep: 'moments' there, 'products' now"),
+    "rows": ({"rows": lambda batch, site: batch[:, 0] > 0}, r"rows: None there, '<lambda>' now"),
+    "forward": ({"forward": lambda model, batch: model(batch)}, r"forward: None there, '<lambda>' now"),
+    "form": (
+        {"data": data()["a"], "concept_of": lambda batch: [0] * len(batch)},
+        r"data: '{concept: batches}' there, 'batches with concept_of' now; concepts: .* there, None now",
+    ),
+}
+
+
+@pytest.mark.parametrize("complete", [False, True])
+@pytest.mark.parametrize(("changes", "says"), OTHERS.values(), ids=OTHERS)
+def test_a_checkpoint_of_another_run(changes: dict[str, Any], says: str, complete: bool, tmp_path: Path) -> None:
+    if complete:
+        record(mlp(), data(), checkpoint=tmp_path)
+    else:
+        stopped(tmp_path)
+    before = contents(tmp_path)
+    asked = {"model": mlp(), "data": data(), **changes}
+    with pytest.raises(StoreError, match=f"to be of this run, got one of another: {says}.*Nothing there was changed"):
+        record(asked.pop("model"), asked.pop("data"), **asked, checkpoint=tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_other_parts_of_the_model_are_weights_too(tmp_path: Path) -> None:
+    """A norm that is not recorded changes what the layers after it read."""
+
+    def model(scale: float) -> nn.Module:
+        net = nn.Sequential(nn.BatchNorm1d(6), mlp()).double()
+        net[0].running_mean.fill_(scale)
+        return net
+
+    with pytest.raises(Stopped):
+        record(model(0), {"a": Stopping(data()["a"], 2)}, checkpoint=tmp_path)
+    with pytest.raises(StoreError, match=r"weights: {'0.running_mean': "):
+        record(model(1), {"a": data()["a"]}, checkpoint=tmp_path)
+
+
+def test_data_that_are_not_what_they_were(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    before = contents(tmp_path)
+    for concept, number, name in (("a", 1, "batch 1 of 'a'"), ("b", 1, "batch 4 of 'b'")):
+        changed = data()
+        changed[concept][number] = changed[concept][number] + 1
+        with pytest.raises(
+            DataError, match=rf"got others: {name} was \w{{24}} there and is \w{{24}} now.*in the same order"
+        ):
+            record(mlp(), changed, checkpoint=tmp_path)
+    with pytest.raises(DataError, match="the number of batches was at least 5 there and is 4 now"):
+        record(mlp(), {"a": data()["a"], "b": data()["b"][:1], "c": []}, checkpoint=tmp_path)
+    assert contents(tmp_path) == before
+    later = data()
+    later["b"][2] = later["b"][2] + 1  # not counted yet: as good as any
+    assert_same(record(mlp(), later, checkpoint=tmp_path), record(mlp(), later))
+
+
+def test_labels_that_are_not_what_they_were(tmp_path: Path) -> None:
+    batches = data()["a"]
+    how: dict[str, Any] = {"concept_names": ["x", "y"], "checkpoint": tmp_path}
+    with pytest.raises(Stopped):
+        record(mlp(), Stopping(batches, 2), lambda batch: [0, 1, 1, 0], **how)
+    with pytest.raises(DataError, match=r"got others: batch 0 was \w+ there and is \w+ now"):
+        record(mlp(), batches, lambda batch: [1, 0, 1, 0], **how)
+    with pytest.raises(DataError, match=r"got others: batch 0 was"):
+        record(mlp(), [batch.float() for batch in batches], lambda batch: [0, 1, 1, 0], **how)
+
+
+def test_a_complete_run_is_given_back_at_once(tmp_path: Path) -> None:
+    record(mlp(), data(), checkpoint=tmp_path)
+
+    def never(model: nn.Module, args: Any) -> None:
+        raise AssertionError("the model was run")
+
+    model = mlp()
+    model.register_forward_pre_hook(never)
+    batches = {name: Stopping(b) for name, b in data().items()}
+    before = contents(tmp_path)
+    assert_same(record(model, batches, checkpoint=tmp_path), record(mlp(), data()))
+    assert [b.read for b in batches.values()] == [1, 1, 1]
+    assert contents(tmp_path) == before
+    changed = data()
+    changed["c"][0] = changed["c"][0] + 1
+    with pytest.raises(DataError, match="the first batch of 'c' was"):
+        record(model, changed, checkpoint=tmp_path)
+    with pytest.raises(DataError, match="the number of batches of 'b' was 3 there and is 2 now"):
+        record(model, {**data(), "b": data()["b"][:2]}, checkpoint=tmp_path)
+
+
+def test_a_complete_run_with_labels(tmp_path: Path) -> None:
+    for _ in range(2):
+        found = killing.run("labels", 20, checkpoint=tmp_path)
+    assert_same(found, killing.run("labels", 20))
+    with pytest.raises(DataError, match="the first batch was"):
+        killing.run("labels", 30, checkpoint=tmp_path)
+
+
+def test_what_can_be_read_once_only_is_refused(tmp_path: Path) -> None:
+    batches = iter(data()["a"])
+    for given in ({"a": batches}, {"b": data()["b"], "a": batches}):
+        with pytest.raises(DataError, match="can be read again beside checkpoint=, got an iterator"):
+            record(mlp(), given, checkpoint=tmp_path / "run")
+    with pytest.raises(DataError, match="can be read again"):
+        record(mlp(), batches, lambda batch: [0] * 4, checkpoint=tmp_path / "run")
+    assert len(list(batches)) == 3
+    assert not (tmp_path / "run").exists()
+
+
+# Folders of other kinds.
+
+
+def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
+    recording = record(mlp(), data())
+    recording.save(tmp_path / "saved")
+    recording.engram(mlp(), "a").save(tmp_path / "engram")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    (tmp_path / "mine" / "concept-0000.safetensors").write_text("keep")
+    (tmp_path / "file").write_text("keep")
+    for name, says in {
+        "saved": "got a recording that was made without checkpoint=. Load it with lashley.Recording.load",
+        "engram": "a folder with an unfinished recording, got one with engram",
+        "mine": "empty, absent or a checkpoint, got a folder with other files: concept-0000.safetensors and 1 more",
+        "file": "Could not make a checkpoint in .*file",
+        "file/below": "Could not make a checkpoint in .*below",
+    }.items():
+        place = tmp_path / name
+        before = contents(place) if place.is_dir() else None
+        with pytest.raises(StoreError, match=says):
+            record(mlp(), data(), checkpoint=place)
+        assert before is None or contents(place) == before
+
+
+def test_an_unfinished_recording_is_none_yet(tmp_path: Path) -> None:
+    stopped(tmp_path)
+    with pytest.raises(StoreError, match="a folder with a recording, got one with unfinished recording"):
+        Recording.load(tmp_path)
+
+
+def test_a_checkpoint_of_a_newer_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(checkpoint, "VERSION", 9)
+    stopped(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match=r"an unfinished recording of version 1 or older, got version 9"):
+        record(mlp(), data(), checkpoint=tmp_path)
+
+
+def test_files_are_for_whom_the_folder_is_for(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        stopped(tmp_path / "run")
+        record(mlp(), data(), checkpoint=tmp_path / "done")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for place in ("run", "done") for path in (tmp_path / place).iterdir()}
+    assert modes == {0o640}
+
+
+# What a checkpointed run has in common with any other.
+
+
+class Turning(nn.Module):
+    """Two layers that read one tensor, but for batches that begin with a large number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left, self.right = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(x) + self.right(x.clone() if x[0, 0] > 50 else x)
+
+
+@pytest.mark.parametrize("after", [None, 1, 2])
+def test_sharing_that_ends(after: int | None, tmp_path: Path) -> None:
+    batches = data()
+    batches["b"][1] = batches["b"][1] + 100
+    plain = record(Turning().double(), batches, exclude_modules=["left"])
+    given: dict[str, Any] = {**batches, "c": Stopping(batches["c"], after)}
+    with pytest.warns(LashleyWarning, match="recording again, with a moment for each layer"):
+        if after is None:
+            found = record(Turning().double(), given, checkpoint=tmp_path)
+        else:
+            with pytest.raises(Stopped):
+                record(Turning().double(), given, checkpoint=tmp_path)
+    if after is not None:
+        found = record(Turning().double(), given, checkpoint=tmp_path)  # without sharing from the start, and no warning
+    assert [site.layers for site in found.sites] == [("left",), ("right",)]
+    for layer in found.layers:
+        assert torch.equal(found.moment("b", layer).augmented, plain.moment("b", "right").augmented)
+    assert store._not_ours(tmp_path) == []
+
+
+def test_where_constants_could_go_is_known_after_a_stop(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 2)).double()
+    with pytest.raises(Stopped):
+        record(net, {"a": Stopping(data()["a"], 2)}, checkpoint=tmp_path)
+    found = record(net, {"a": data()["a"]}, checkpoint=tmp_path)
+    assert found._folds["0"].norm == "1"
+    assert_same(found, record(net, {"a": data()["a"]}))
+
+
+def test_a_compiled_model_goes_on_as_the_module_that_was_written(tmp_path: Path) -> None:
+    model = mlp()
+    whole = torch.compile(model, backend="eager")
+    with pytest.raises(Stopped):
+        record(whole, {"a": Stopping(data()["a"], 2)}, checkpoint=tmp_path)
+    found = record(model, {"a": data()["a"]}, checkpoint=tmp_path)
+    assert_same(found, record(whole, {"a": data()["a"]}))
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_autocast_reaches_the_forward_and_no_product(keep: str, tmp_path: Path) -> None:
+    """The second layer reads bfloat16 numbers, which are then multiplied as they are, in float64."""
+    model, batches = mlp().float(), [batch.float() for batch in data()["a"]]
+
+    def forward(model: nn.Module, batch: Tensor) -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(batch)
+
+    with pytest.raises(Stopped):
+        record(model, {"a": Stopping(batches, 2)}, forward=forward, keep=keep, checkpoint=tmp_path)
+    with torch.autocast("cpu", torch.bfloat16):  # around the whole call: it is the forward's alone
+        found = record(model, {"a": batches}, forward=forward, keep=keep, checkpoint=tmp_path)
+    with torch.no_grad():
+        inside = torch.cat([torch.relu(forward(model[0], batch)) for batch in batches]).double()
+    square = inside.T @ inside
+    assert (found.moment(None, "2").square - square).norm() < 1e-14 * square.norm()
+    if keep == "products":
+        product = model[2].weight.detach().double() @ square
+        assert (found._moments[1]["a"][0].matrix - product).norm() < 1e-14 * product.norm()
+
+
+class nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
