@@ -52,7 +52,7 @@ class Checkpoint:
         self.progress: Mapping[str, Any] = {}
         self.complete: Reader | None = None
         self._steps = 0
-        self._next = 0.0
+        self._next = time.monotonic() + _EVERY
         found = kind_of(folder)
         if found is None:
             _check_empty(folder)
@@ -61,14 +61,14 @@ class Checkpoint:
             return
         reader = Reader(folder, KIND, VERSION) if found == KIND else Reader(folder, UNFINISHED, VERSION)
         _check_run(folder, reader.manifest.get("run"), self.run)
-        for file in reader.checksums:
-            reader.check(file)
-        self.files = Growing(folder, reader.checksums, found, _NAMES)
-        self.files.sweep()
         if found == KIND:
             self.complete = reader
         else:
+            for file in reader.checksums:  # damage shows now rather than at the end
+                reader.check(file)
             self.progress, self._steps = reader.manifest["progress"], reader.manifest["steps"]
+        self.files = Growing(folder, reader.checksums, found, _NAMES)
+        self.files.sweep()
 
     @property
     def due(self) -> bool:
@@ -109,7 +109,7 @@ class Checkpoint:
 
     def finish(self, manifest: Mapping[str, Any], concepts: Collection[str]) -> None:
         """Turn the folder into a recording, of the files of its concepts."""
-        self.files.switch(KIND, VERSION, {**manifest, "run": self.run, "progress": self.progress}, concepts)
+        self.files.switch(KIND, VERSION, {**manifest, "run": self.run}, concepts)
 
     def _state_file(self) -> str:
         return f"state-{self._steps:08d}.safetensors"
@@ -151,8 +151,9 @@ def _acquire(folder: Path) -> int:
                 os.close(handle)
                 raise _busy(folder, holder or "another process")
             if _still_there(path, handle):
-                os.ftruncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                with contextlib.suppress(OSError):  # for others to read; a full disk is found out soon enough
+                    os.ftruncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return handle
             os.close(handle)  # its last owner deleted it between our two lines
     except OSError as error:

@@ -81,18 +81,18 @@ def record(
             ``attention_mask``, else every row.
         forward: ``f(model, batch)`` in place of the default call; the batch is as the data gave it, and the forward is
             never stopped early.
-        checkpoint: a folder. What was counted is written there at least every half a minute or so, and whenever a
-            concept of a mapping is over; the same call goes on from there after the process was killed, to the bit
-            where it would have been. The data are read again from the start, without the forward pass, and compared.
-            When all is done the folder is a recording: `Recording.load` reads it, and the same call returns it at once
-            after a look at the first batch of every concept. The recording that comes back reads from the folder what
-            it needs of a concept, so that only the concept under way takes memory.
+        checkpoint: a folder. What was counted is written there every half minute (more seldom where that takes long)
+            and when a concept of a mapping is over. Killed, the same call goes on from there, and comes to the same
+            numbers to the bit; the data are read from the start, without the forward pass, and must be the same. At
+            the end the folder is a recording for `Recording.load`, and the same call returns it after a look at the
+            first batch of every concept. What is returned reads concepts from the folder when they are needed: of a
+            mapping, only the concept under way takes memory.
         dtype: of the products; default float64 up to 256 columns (and for float64 rows), float32 above. Sums are
             float64.
-        keep: "moments"; or "products", of each concept only ``W S_c`` for every layer, and the moment of all rows. That
-            takes O x D numbers a layer in place of D x D / 2 a site: less where the layers that read a site have fewer
-            than D / 2 outputs together, as in most convolutions, and more elsewhere. It serves the paper's estimator
-            against all rows and nothing else.
+        keep: "moments", or "products": of each concept only ``W S_c``, and the moment of all rows once. That is O x D
+            numbers for every layer in place of D x D / 2 for every site: less where the layers that read a site have
+            fewer than D / 2 outputs together, as in most convolutions, and more elsewhere. It serves the paper's
+            estimator against all rows, and nothing else.
         progress: None: a bar on a terminal, silence elsewhere. True and False force it.
 
     Raises:
@@ -107,21 +107,19 @@ def record(
         raise DataError(f'Expected keep to be "moments" or "products", got {keep!r}.')
     if dtype not in (None, torch.float32, torch.float64):
         raise DataError(f"Expected dtype to be torch.float32, torch.float64 or None, got {dtype}.")
-    parts = [data] if concept_of is not None else list(data.values())  # type: ignore[union-attr]
-    once = any(isinstance(part, Iterator) for part in parts)
-    if checkpoint is not None and once:
-        raise DataError(
-            "Expected data that can be read again beside checkpoint=, got an iterator: a run that goes on starts with "
-            "the first batch, to see that the data are the same. Give lists or DataLoaders."
-        )
     inner = unwrap(model)
     layers = select(inner, target_modules, exclude_modules, layers_to_transform, layers_pattern)
     asked = _Asked(model, inner, layers, data, concept_of, concept_names, rows, forward, dtype, keep, progress)
     if checkpoint is None:
-        return asked.recording(None, once)
+        return asked.recording(None)
+    if asked.once:
+        raise DataError(
+            "Expected data that can be read again beside checkpoint=, got an iterator: a run that goes on starts with "
+            "the first batch, to see that the data are the same. Give lists or DataLoaders."
+        )
     with opened(checkpoint, asked.identity()) as saved:
         if saved.complete is None:
-            return asked.recording(saved, once)
+            return asked.recording(saved)
         asked.check_beginnings(saved.complete.manifest["batches"])
         return from_folder(saved.complete)
 
@@ -152,14 +150,25 @@ class _Asked:
         return self.concept_of is None
 
     @property
+    def parts(self) -> list[Iterable[Any]]:
+        """The iterables of batches."""
+        return list(self.data.values()) if self.mapping else [self.data]
+
+    @property
+    def once(self) -> bool:
+        """Whether some of the data can be read once only."""
+        return any(isinstance(part, Iterator) for part in self.parts)
+
+    @property
     def concepts(self) -> tuple[str, ...] | None:
         """In the order they are wanted; None where the labels will tell."""
         return tuple(self.data) if self.mapping else None if self.names is None else tuple(self.names)
 
     def stream(self) -> Iterator[tuple[Any, Members]]:
+        """Every batch, with who belongs where."""
         return stream(self.data, self.concept_of, self.names)
 
-    def recording(self, saved: Checkpoint | None, once: bool) -> Recording:
+    def recording(self, saved: Checkpoint | None) -> Recording:
         """Read all of the data. Where sharing of sites ends on the way, start over without."""
         share = saved is None or saved.progress.get("share", True)
         try:
@@ -168,7 +177,7 @@ class _Asked:
             both = (
                 f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batch and different ones"
             )
-            if once:
+            if self.once:
                 raise RecordingError(
                     f"{both} later; the recording has to start over without sharing, but the data is an iterator that "
                     "cannot be read again. Give lists or DataLoaders."
@@ -180,9 +189,9 @@ class _Asked:
 
     def _pass(self, saved: Checkpoint | None, share: bool) -> Recording:
         recorder = _Recorder(self, saved, share)
-        parts = list(self.data.values()) if self.mapping else [self.data]
+        total = total_batches(self.parts)
         with at_rest(self.given):
-            for batch, members in track(self.stream(), total_batches(parts), "recording", "batches", self.progress):
+            for batch, members in track(self.stream(), total, "recording", "batches", self.progress):
                 recorder.take(batch, members)
             return recorder.finish()
 
@@ -212,7 +221,7 @@ class _Asked:
                 found = next((_digest(batch, members) for batch, members in part.stream()), None)
             if found != known[0]:
                 raise _other_data("the first batch", concept, known[0], found)
-            total = total_batches([part.data[concept] if self.mapping else part.data])
+            total = total_batches(part.parts)
             if total not in (None, len(known)):
                 raise _other_data("the number of batches", concept, len(known), total)
 
@@ -331,9 +340,7 @@ class _Recorder:
         self.tally.restore(facts["tally"], saved.state())
         self.folds = {name: Fold(**fold) for name, fold in facts["folds"].items()}
         if self.sharing is not None:
-            self.sharing.leader = {
-                layer: name for name, readers in self.tally.readers.items() for layer in readers if layer != name
-            }
+            self.sharing.leader = dict(self.tally.leader)
 
     def _save(self, saved: Checkpoint) -> None:
         """Write what the next run needs to go on after this batch."""
@@ -475,7 +482,7 @@ class _Recorder:
 
     def _site(self, name: str) -> Site:
         """The site that a layer leads, as far as it is known."""
-        return Site(name, self.layers[name].dim, self.tally.readers[name], self.tally.rows[name])
+        return Site(name, self.layers[name].dim, self.tally.readers(name), self.tally.rows[name])
 
     def finish(self) -> Recording:
         """The recording. A mapping's concepts must all have rows; a labelled shard may lack one that another has."""

@@ -42,6 +42,7 @@ class Tally:
         sums: for every layer, or every one that leads a site once they are known: sums by concept. The concept None is
             every row, where the concepts do not say.
         rows: how many rows each of these layers has seen.
+        leader: of every layer that makes the same rows as an earlier one, that one; empty until they are known.
         overlapping: whether concepts may overlap.
     """
 
@@ -59,7 +60,7 @@ class Tally:
         self.checkpoint = checkpoint
         self.sums: dict[str, dict[str | None, Gatherer]] = {name: {} for name in layers}
         self.rows = dict.fromkeys(layers, 0)
-        self.readers: dict[str, tuple[str, ...]] = {name: (name,) for name in layers}
+        self.leader: dict[str, str] = {}
         self.overlapping = False
         self._kept: dict[str, list[list[Any]]] = {}  # by key, per site
         self._entries: dict[str, list[dict[str, Any]]] = {}  # the same where it is in files: what the manifest says
@@ -82,21 +83,19 @@ class Tally:
         return totals
 
     def share(self, leader: Mapping[str, str]) -> None:
-        """The sites are known.
-
-        Args:
-            leader: of every layer that makes the same rows as an earlier one, that one, whose sums stay.
-        """
+        """The sites are known: one of the layers at each keeps its sums."""
+        self.leader = dict(leader)
         for follower in leader:
             del self.sums[follower], self.rows[follower]
-        self.readers = {
-            name: (name, *(layer for layer in self.layers if leader.get(layer) == name)) for name in self.sums
-        }
         self._sites_known = True
         for name, sums in self.sums.items() if self._of_rows else ():
             for concept, total in [(c, t) for c, t in sums.items() if c is not None and not isinstance(t, Counts)]:
                 sums[concept] = products = Products(self._outputs(name), self.dtype)
                 products.start(total.moments())
+
+    def readers(self, name: str) -> tuple[str, ...]:
+        """All layers that read what a layer reads, as far as it is known: itself and those that it leads."""
+        return name, *(layer for layer in self.layers if self.leader.get(layer) == name)
 
     def close(self, number: int, concept: str) -> None:
         """A concept is over: nothing more is added to it.
@@ -152,7 +151,7 @@ class Tally:
             for key, tensor in self.sums[name][concept].state().items()
         }
         facts = {
-            "sites": self.readers,
+            "leader": self.leader,
             "rows": self.rows,
             "overlapping": self.overlapping,
             "growing": growing,
@@ -162,7 +161,7 @@ class Tally:
 
     def restore(self, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken, to the bit."""
-        self.share({layer: name for name, readers in facts["sites"].items() for layer in readers if layer != name})
+        self.share(facts["leader"])
         self.rows, self.overlapping = dict(facts["rows"]), facts["overlapping"]
         self._entries = dict(facts["over"])
         states: list[dict[str, Tensor]] = [{} for _ in facts["growing"]]
@@ -190,7 +189,7 @@ class Tally:
     def _outputs(self, name: str) -> Tensor:
         """The weights of all layers that read a site, one under another: ``[M, O, D]``."""
         if name not in self._stacked:
-            first, *others = (self.layers[reader].matrix(self.weights[reader]) for reader in self.readers[name])
+            first, *others = (self.layers[reader].matrix(self.weights[reader]) for reader in self.readers(name))
             stacked = torch.cat([first, *(other.to(first.device) for other in others)], dim=1) if others else first
             self._stacked[name] = stacked
         return self._stacked[name]

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import killing
 import lashley
@@ -297,10 +298,12 @@ def test_killed_before_every_change_of_a_file(seed: int, tmp_path: Path) -> None
 # One process at a time.
 
 HOLD = """
-import sys, time
+import os, sys, time
 from lashley.checkpoint import opened
 with opened(sys.argv[1], {}):
-    print("held", flush=True)
+    worker = os.fork()  # as a data loader has them, who outlive their parent for a while
+    if worker:
+        print(worker, flush=True)
     time.sleep(60)
 """
 
@@ -310,15 +313,20 @@ def test_two_processes_and_the_lock_of_a_dead_one(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as other:
         assert other.stdout is not None
-        assert other.stdout.readline() == "held\n"
+        worker = int(other.stdout.readline())
         before = contents(tmp_path)
         with pytest.raises(StoreError, match=rf"nobody to record into .*, but process {other.pid} on .* does"):
             record(mlp(), data(), checkpoint=tmp_path)
         assert contents(tmp_path) == before
         other.send_signal(signal.SIGKILL)
-    assert (tmp_path / "lock").exists()
-    with checkpoint.opened(tmp_path, {}) as saved:
-        assert saved.progress == {}
+        other.wait()
+        try:
+            assert (tmp_path / "lock").exists()
+            with checkpoint.opened(tmp_path, {}) as saved:
+                assert saved.progress == {}
+            os.kill(worker, 0)  # it is still there
+        finally:
+            os.kill(worker, signal.SIGKILL)
     assert not (tmp_path / "lock").exists()
 
 
@@ -496,6 +504,31 @@ def test_data_that_are_not_what_they_were(tmp_path: Path) -> None:
     later = data()
     later["b"][2] = later["b"][2] + 1  # not counted yet: as good as any
     assert_same(record(mlp(), later, checkpoint=tmp_path), record(mlp(), later))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loader_that_shuffles_needs_its_seed(workers: int, tmp_path: Path) -> None:
+    model, x = mlp(), gaussian(12, 6)
+
+    def loader() -> DataLoader[Tensor]:
+        return DataLoader(x, batch_size=4, shuffle=True, num_workers=workers)  # type: ignore[arg-type]
+
+    def stop(model: nn.Module, batch: Tensor) -> object:
+        left.append(batch)
+        if len(left) == 3:
+            raise Stopped
+        return model(batch)
+
+    left: list[Tensor] = []
+    torch.manual_seed(3)
+    with pytest.raises(Stopped):
+        record(model, {"a": loader()}, forward=stop, checkpoint=tmp_path)
+    torch.manual_seed(4)
+    with pytest.raises(DataError, match="batch 0 of 'a' was .* Are they shuffled anew"):
+        record(model, {"a": loader()}, forward=stop, checkpoint=tmp_path)
+    torch.manual_seed(3)
+    found = record(model, {"a": loader()}, forward=stop, checkpoint=tmp_path)
+    assert_near(found.moment("a", "0").square, x.T @ x, rel=1e-14)
 
 
 def test_labels_that_are_not_what_they_were(tmp_path: Path) -> None:
