@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from numbers import Real
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from lashley.estimators import (
     SiteMoments,
     Solution,
 )
-from lashley.geometry import effective_rank
+from lashley.geometry import effective_rank, frobenius
 from lashley.layers import Layer, describe, named_modules, places, unwrap
 from lashley.moments import Diagonal, Moment, pool_all, wide
 from lashley.products import Product, pool_products
@@ -62,14 +63,15 @@ class Parameters(NamedTuple):
 
 @dataclass(frozen=True)
 class _Multiplied(Operator):
-    """An operator that was applied before: ``left`` is ``W~ S~_c``."""
+    """An operator that was applied before: ``left`` is ``W~ S~_c``, and only the division is left."""
 
-    def apply(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return self.left, self.right
+    def engram(self, weight: Tensor) -> Tensor:
+        assert self.divide is not None
+        return self.divide(self.left)
 
     @property
     def dim(self) -> int:
-        return self.right.shape[1]
+        return self.left.shape[1]
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Recording:
         kept: Sequence[Mapping[str, list[Any]]],
         pooled: Sequence[list[Moment]] | None,
         keep: str = "moments",
+        dtype: torch.dtype | None = None,
         overlapping: bool = False,
         weights: Mapping[str, str],
         shards: tuple[str, ...],
@@ -119,6 +122,7 @@ class Recording:
         self.layers = dict(layers)
         self.sites = sites
         self.keep = keep
+        self._dtype = dtype  # that was asked for the products
         self.overlapping = overlapping
         self.made_by = dict(made_by) if made_by is not None else environment()
         # Per site: concept -> one moment or product per matrix. A `Shelf` reads them from files at each request.
@@ -222,12 +226,15 @@ class Recording:
                     continue
                 device = parameters[readers[0]].weight.device
                 factors = self._factors_of(number, against, augmented, device)
+                outputs = sum(self.layers[name].out for name in readers)
                 for names, weight in parts:
                     operators: Mapping[str, Sequence[Operator | DiagonalOperator]]
                     if self.keep == "products" and not isinstance(factors[0].moment, Diagonal):
                         operators = self._multiplied(number, names, factors, estimator, readers, parameters)
                     else:
-                        operators = dict.fromkeys(readers, self._operators(number, names, against, factors, estimator))
+                        found = self._operators(number, names, against, factors, estimator)
+                        planned = [operator.planned(outputs) for operator in found]
+                        operators = dict.fromkeys(readers, planned)
                     for name in readers:
                         part = _delta(chosen[name], parameters[name], old.get(name), operators[name], prints[name])
                         part.fold = folds.get(name, "")
@@ -346,8 +353,8 @@ class Recording:
         return tuple(names)
 
     def _pool(self, site: int, names: Iterable[str]) -> list[Any]:
-        """The pooled moments (or products) of the named concepts."""
-        return _together(self._moments[site][name] for name in names)
+        """The pooled moments (or products) of the named concepts, rows multiplied as a recording would have."""
+        return _together((self._moments[site][name] for name in names), self._dtype)
 
     def _all(self, site: int) -> list[Moment]:
         """The moments of all rows, each counted once; kept, because every engram asks for them."""
@@ -420,13 +427,13 @@ class Recording:
             outputs, end = slice(end, end + layer.out), end + layer.out
             if name not in readers:
                 continue
-            matrices = _matrices(layer, parameters[name], augmented, place)
+            matrices = _matrices(layer, parameters[name], augmented, place, torch.float64)
             found[name] = []
             for product, factor, white, matrix in zip(products, factors, whites, matrices, strict=True):
                 left = product.augmented(matrix, outputs) if augmented else product.matrix[outputs]
                 solution = Solution.cut(white.info, SiteMoments(Moment.zero(layer.dim), factor))
                 solution = replace(solution, target_rows=product.count)
-                found[name].append(_Multiplied(left, factor.pinv(white), False, solution))
+                found[name].append(_Multiplied(left, None, False, solution, partial(factor.divide, white)))
         return found
 
     def _check_served(
@@ -527,6 +534,7 @@ def manifest_of(recording: Recording, entries: Sequence[Mapping[str, Any]]) -> d
     return {
         "concepts": list(recording.concepts),
         "keep": recording.keep,
+        "dtype": None if recording._dtype is None else str(recording._dtype).removeprefix("torch."),
         "overlapping": recording.overlapping,
         "sites": [{**asdict(site), "kept": kept} for site, kept in zip(recording.sites, entries, strict=True)],
         "layers": [layer.to_json() for layer in recording.layers.values()],
@@ -556,6 +564,7 @@ def from_folder(reader: Reader) -> Recording:
         kept=kept,
         pooled=pooled or None,
         keep=manifest["keep"],
+        dtype=None if manifest["dtype"] is None else getattr(torch, manifest["dtype"]),
         overlapping=manifest["overlapping"],
         weights=manifest["weights"],
         shards=tuple(manifest["shards"]),
@@ -592,10 +601,10 @@ def merge(*recordings: Recording) -> Recording:
         held = {}
         for concept in concepts:
             parts = (r._moments[number][concept] for r in recordings if concept in r.concepts)
-            held[concept] = _together(parts)
+            held[concept] = _together(parts, torch.float64)
         kept.append(held)
         if first._pooled is not None:
-            pooled.append(_together(r._all(number) for r in recordings))
+            pooled.append(_together((r._all(number) for r in recordings), torch.float64))
         sites.append(Site(site.name, site.dim, site.layers, sum(r.sites[number].rows for r in recordings)))
     return Recording(
         concepts=concepts,
@@ -604,6 +613,7 @@ def merge(*recordings: Recording) -> Recording:
         kept=kept,
         pooled=pooled or None,
         keep=first.keep,
+        dtype=first._dtype if all(r._dtype == first._dtype for r in recordings) else torch.float64,
         overlapping=first.overlapping,
         weights=first._weights,
         shards=tuple(shards),
@@ -611,13 +621,13 @@ def merge(*recordings: Recording) -> Recording:
     )
 
 
-def _together(parts: Iterable[list[Any]]) -> list[Any]:
-    """What is kept of several concepts or shards as one, matrix by matrix."""
+def _together(parts: Iterable[list[Any]], dtype: torch.dtype | None) -> list[Any]:
+    """What is kept of several concepts or shards as one, matrix by matrix; ``dtype`` as in `pool_all`."""
     parts = iter(parts)
     first = next(parts)
     if isinstance(first[0], Product):
         return [pool_products(products) for products in zip(first, *parts, strict=True)]
-    return pool_all(chain([first], parts))  # one at a time: they may come from a disk
+    return pool_all(chain([first], parts), dtype)  # one at a time: they may come from a disk
 
 
 class _OfMatrix(Mapping[str, Moment]):
@@ -670,16 +680,17 @@ def _delta(
     place, device = first.device, now.weight.device
     keep = torch.float64 if now.weight.dtype == torch.float64 else torch.float32
     columns, augmented = layer.dim, first.dim > layer.dim
-    matrices = _matrices(layer, now, augmented, place)
+    matrices = _matrices(layer, now, augmented, place, keep if old is None else torch.float64)
     if old is not None:
-        matrices = matrices - _matrices(layer, old, augmented, place)
+        matrices = (matrices - _matrices(layer, old, augmented, place, torch.float64)).to(keep)
     bias, weight, factors = None, None, None
-    if isinstance(first, Operator) and first.low_rank and layer.matrices == 1:
+    if isinstance(first, Operator) and first.low_rank and layer.matrices == 1 and first.rank < layer.out:
         a, b = first.apply(matrices[0])
         factors = a.to(device, keep), b[:, :columns].to(device, keep).contiguous()
-        bias = (a @ b[:, columns]).to(device, keep) if augmented else None
+        bias = (wide(a) @ wide(b[:, columns])).to(device, keep) if augmented else None
     else:
-        dense = torch.stack([operator.engram(matrix) for operator, matrix in zip(operators, matrices, strict=True)])
+        parts = [operator.engram(matrix) for operator, matrix in zip(operators, matrices, strict=True)]
+        dense = torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
         weight = layer.weight(dense[..., :columns]).to(device, keep).contiguous()
         bias = dense[..., columns].reshape(-1).to(device, keep) if augmented else None
     check_finite(layer.name, *(t for t in (weight, bias, *(factors or ())) if t is not None))
@@ -689,19 +700,21 @@ def _delta(
         factors=factors,
         bias=bias,
         base=base,
-        base_norm=wide(now.weight).norm().item(),
+        base_norm=frobenius(now.weight),
         solutions=tuple(operator.solution for operator in operators),
     )
 
 
-def _matrices(layer: Layer, parameters: Parameters, augmented: bool, device: torch.device) -> Tensor:
-    """W or W~ of every matrix, float64 ``[M, O, D]`` or ``[M, O, D + 1]``."""
-    matrices = layer.matrix(parameters.weight).to(device, torch.float64)
+def _matrices(
+    layer: Layer, parameters: Parameters, augmented: bool, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """W or W~ of every matrix, ``[M, O, D]`` or ``[M, O, D + 1]``."""
+    matrices = layer.matrix(parameters.weight).to(device, dtype)
     if not augmented:
         return matrices
     biases = matrices.new_zeros(matrices.shape[:2])  # where there is none and an estimator needs a place for its offset
     if parameters.bias is not None:
-        biases = layer.biases(parameters.bias).to(device, torch.float64)
+        biases = layer.biases(parameters.bias).to(device, dtype)
     return torch.cat([matrices, biases.unsqueeze(-1)], dim=-1)
 
 
