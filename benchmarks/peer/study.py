@@ -26,7 +26,7 @@ import lashley
 from benchmarks.measure import Stopwatch, calls_of, parts_of, rounded
 from benchmarks.peer.cases import Case, build
 from benchmarks.peer.rivals import Engram, Formula, Lashley, Peer, bare
-from lashley import recorder, recording
+from lashley import recorder, recording, solving
 from lashley.errors import LashleyWarning
 from lashley.estimators import base
 from lashley.moments import Accumulator, Moment
@@ -48,7 +48,7 @@ SOLVING = {
     "factorisation": [(Factor, "whiten"), (Factor, "pinv")],
     "dividing by S": [(Factor, "divide")],
     "products": [(base, "_product"), (Moment, "matrix")],
-    "checks": [(recording, "fingerprint"), (recording, "frobenius"), (recording, "check_finite")],
+    "checks": [(recording, "fingerprint"), (solving, "frobenius"), (solving, "check_finite")],
 }
 
 # torch's functions that take the cube of D. Where a Cholesky factor fails, an eigendecomposition follows.
