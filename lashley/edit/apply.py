@@ -307,9 +307,8 @@ def _look(layer: Layer) -> str:
 def _base_matches(engram: Engram, modules: Mapping[str, nn.Module]) -> bool | None:
     if not all(delta.base for delta in engram.values()):
         return None
-    return all(
-        fingerprint(_tensor(delta.layer, modules[name], "weight")) == delta.base for name, delta in engram.items()
-    )
+    now = {name: delta.layer.effective(modules[name]) for name, delta in engram.items()}
+    return all(weight is not None and fingerprint(weight.detach()) == engram[name].base for name, weight in now.items())
 
 
 def _warn(receipt: Receipt, stacklevel: int) -> None:
