@@ -27,6 +27,8 @@ FUNCTIONS = {
     "record": "(model, data, concept_of=None, *, concept_names=None, target_modules=None, exclude_modules=None, "
     "layers_to_transform=None, layers_pattern=None, rows=None, forward=None, checkpoint=None, dtype=None, "
     "keep='moments', progress=None)",
+    "text_batches": "(rows, tokenizer, batch_size=16, rows_of='answer', *, columns=None, template=None, chat=None, "
+    "max_length=None, sort=True)",
     "merge": "(*recordings)",
     "ablate": "(model, engram, alpha=1.0, *, tied='skip')",
     "ablate_": "(model, engram, alpha=1.0, *, tied='skip')",
