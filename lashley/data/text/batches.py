@@ -13,6 +13,7 @@ from torch import Tensor
 from lashley.data.text.encode import Encoded, encode
 from lashley.data.text.report import TextReport, summarise
 from lashley.data.text.rows import Template, as_template, read_rows
+from lashley.data.text.sources import load_texts
 from lashley.data.text.specials import Specials
 from lashley.errors import DataError, LashleyWarning
 from lashley.provenance import digest
@@ -85,7 +86,7 @@ class TextBatches:
 
 
 def text_batches(
-    rows: Iterable[Any],
+    rows: Iterable[Any] | str | os.PathLike[str],
     tokenizer: Any,
     batch_size: int = 16,
     rows_of: str = "answer",
@@ -105,7 +106,7 @@ def text_batches(
 
     Args:
         rows: texts, pairs ``(prompt, completion)``, mappings or chats (`lashley.data.text.rows` has the table). A
-            generator is read once.
+            generator is read once. Or the name of a set: a file, or ``hf:owner/name`` (`lashley.data.text.load_texts`).
         tokenizer: of Hugging Face transformers. Its ``padding_side`` is followed, and nothing of it is changed.
         batch_size: rows per batch.
         rows_of: "answer", or "all": every token, BOS and EOS included.
@@ -126,8 +127,6 @@ def text_batches(
         raise DataError(f"Expected batch_size to be a whole number of at least 1, got {batch_size!r}.")
     if rows_of not in ("answer", "all"):
         raise DataError(f'Expected rows_of to be "answer" or "all", got {rows_of!r}.')
-    if isinstance(rows, (str, os.PathLike)):
-        raise DataError(f"Expected rows to be an iterable of rows, got the text {str(rows)[:60]!r}.")
     if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise DataError(
             f"Expected tokenizer to be one of Hugging Face transformers, got {type(tokenizer).__name__}. "
@@ -136,6 +135,8 @@ def text_batches(
     max_length = _limit(tokenizer, max_length)
     specials = Specials.of(tokenizer)
     asked = None if chat is None else bool(chat) or isinstance(chat, Mapping)
+    if isinstance(rows, (str, os.PathLike)):
+        rows = load_texts(rows)
     examples = read_rows(rows, columns=columns, template=as_template(template), chat=asked)
     variables = chat if isinstance(chat, Mapping) else {}
     encoded = encode(
@@ -169,8 +170,8 @@ def _warn(report: TextReport) -> None:
         )
     if report.doubled:
         warnings.warn(
-            f"{len(report.doubled)} rows begin with two BOS or end with two EOS, first row {report.doubled[0]}: the text "
-            "itself holds them. Were they rendered by a chat template before? Give the messages instead.",
+            f"{len(report.doubled)} rows begin with two BOS or end with two EOS, first row {report.doubled[0]}: the "
+            "text itself holds them. Were they rendered by a chat template before? Give the messages instead.",
             LashleyWarning,
             stacklevel=3,
         )
