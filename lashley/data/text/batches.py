@@ -132,11 +132,16 @@ def text_batches(
             f"Expected tokenizer to be one of Hugging Face transformers, got {type(tokenizer).__name__}. "
             "Try transformers.AutoTokenizer.from_pretrained(folder)."
         )
+    if isinstance(rows, (str, os.PathLike)):
+        options: dict[str, Any] = {"columns": columns, "template": template, "chat": chat, "max_length": max_length}
+        found = load_texts(rows)
+        try:
+            return text_batches(found, tokenizer, batch_size, rows_of, sort=sort, **options)
+        except DataError as error:
+            raise DataError(f"{os.fspath(rows)}: {error}") from None
     max_length = _limit(tokenizer, max_length)
     specials = Specials.of(tokenizer)
     asked = None if chat is None else bool(chat) or isinstance(chat, Mapping)
-    if isinstance(rows, (str, os.PathLike)):
-        rows = load_texts(rows)
     examples = read_rows(rows, columns=columns, template=as_template(template), chat=asked)
     variables = chat if isinstance(chat, Mapping) else {}
     encoded = encode(

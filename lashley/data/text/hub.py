@@ -67,9 +67,9 @@ def read_hub(name: str) -> list[Any]:
     branch = _Branch.of(asked, asked.revision or "main")
     if branch is None:
         raise DataError(
-            f"{name} is neither on the Hub nor in its cache"
+            f"{name} was found neither on the Hub nor in its cache"
             + (f" at revision {asked.revision!r}" if asked.revision else "")
-            + ". Check the name; without the network, run once with it, or name a local file."
+            + ". Check the name and your access; without the network, run once with it, or name a local file."
         )
     return branch.rows(_declared(branch) or _named(branch.files, asked))
 

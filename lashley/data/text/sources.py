@@ -28,8 +28,9 @@ def load_texts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Any]:
     any other iterable                            its items, read once
     ============================================  ======================================================================
 
-    A name may end in ``#A:B`` for the rows from A up to and without B, or in several such ranges: ``full.json#100:120``,
-    ``full.json#0:20,40:60``, ``hf:locuslab/TOFU:full#train#:100``. Rows count from 0; an open end is the end of the set.
+    A name may end in ``#A:B`` for the rows from A up to and without B, or in several such ranges:
+    ``full.json#100:120``, ``full.json#0:20,40:60``, ``hf:locuslab/TOFU:full#train#:100``. Rows count from 0; an open
+    end is the end of the set.
 
     Raises:
         DataError: no such set, one that cannot be read, or a range that it does not have.
