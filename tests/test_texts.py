@@ -131,7 +131,7 @@ WRONG_ROWS = {
     "content of parts": ([[{"role": "user", "content": [{}]}]], "the content of message 0 to be a text"),
     "nobody answers": (
         [[{"role": "user", "content": "x"}]],
-        "no turn of the role 'assistant' has a text, .* its roles: user",
+        "no turn of the role .assistant., .* roles: user",
     ),
 }
 

@@ -94,7 +94,7 @@ def _csv(path: Path) -> list[Any]:
                     )
                 rows.append(row)
         except csv.Error as error:
-            raise DataError(f"Line {reader.line_num} of {path} is not CSV: {error}.") from error
+            raise DataError(f"{path} is not CSV after line {reader.line_num}: {error}.") from error
     return rows
 
 
