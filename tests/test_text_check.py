@@ -39,10 +39,17 @@ def test_repeats_and_overlaps():
     assert json.loads(json.dumps(check.to_dict()))["overlaps"][0]["near"] == 1
 
 
-@pytest.mark.parametrize("retain", [FORGET, FORGET[:2] + FORGET[3:], [(p.upper(), f" {c} ") for p, c in FORGET]])
+@pytest.mark.parametrize("retain", [FORGET, FORGET[:2] + FORGET[3:], [("", p + c) for p, c in FORGET]])
 def test_a_set_that_is_to_be_forgotten_and_kept_is_refused(retain):
     with pytest.raises(DataError, match="'forget' and 'retain' are the same 3 texts"):
         check_texts(sets(retain=retain))
+
+
+def test_sets_of_the_same_words_are_told():
+    check = check_texts(sets(retain=[(p.upper(), f" {c} ") for p, c in FORGET]))
+    assert (check.overlaps[0].exact, check.overlaps[0].near) == (0, 4) and "4 of 4 rows" in check.remarks[0]
+    check = check_texts({"a": text_batches(["+ +"], BYTES), "b": text_batches(["- -"], BYTES)})
+    assert check.overlaps[0].near == 0, "texts without words are compared as they are"
 
 
 def test_no_sets_are_refused():

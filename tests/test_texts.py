@@ -86,6 +86,10 @@ def test_columns_and_templates():
     batches = lashley.text_batches([{"a": "Ada", "b": "{a}"}], BYTES, template=Template('{"x": {a}', " {b}}"))
     assert whole(batches) == '<bos>{"x": Ada {a}}<eos>', "braces and values stay as they are"
     assert Template("{b} {a}", "{b}").fields == ("b", "a")
+    batches = lashley.text_batches([{**row, "prompt": "x", "completion": "y"}], BYTES, template=("{prompt}", "{text}"))
+    assert whole(batches) == "<bos>xother<eos>", "a template that names its columns leaves nothing to guess"
+    tokenizer = instructed(CHATML, **CHAT_EOS)
+    assert "A writer." in counted(lashley.text_batches([{"talk": TALK}], tokenizer, columns={"messages": "talk"}))
 
 
 def test_a_generator_is_read_once_and_the_batches_any_number_of_times():
@@ -131,7 +135,7 @@ WRONG_ROWS = {
     "content of parts": ([[{"role": "user", "content": [{}]}]], "the content of message 0 to be a text"),
     "nobody answers": (
         [[{"role": "user", "content": "x"}]],
-        "no turn of the role .assistant., .* roles: user",
+        "no turn of the role 'assistant' has a text, .*roles: user",
     ),
 }
 

@@ -111,9 +111,9 @@ def check_texts(sets: Mapping[str, TextBatches], model: nn.Module | None = None)
     words = {name: [_words(text) for text in found] for name, found in texts.items()}
     overlaps = []
     for first, second in combinations(sets, 2):
-        if set(words[first]) == set(words[second]):
+        if set(texts[first]) == set(texts[second]):
             raise DataError(
-                f"{first!r} and {second!r} are the same {len(set(words[first]))} texts: what is to be forgotten cannot "
+                f"{first!r} and {second!r} are the same {len(set(texts[first]))} texts: what is to be forgotten cannot "
                 "be what is to be kept. Was a file named twice?"
             )
         known, near = set(texts[second]), set(words[second])
@@ -166,7 +166,7 @@ def _some(batches: TextBatches) -> list[Encoded]:
 
 
 def _words(text: str) -> str:
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).casefold())) or text
 
 
 def _widths(model: nn.Module, rows: int) -> tuple[Width, ...]:

@@ -184,10 +184,10 @@ class _Reader:
 
     def _form(self, row: Mapping[Any, Any]) -> tuple[str, ...]:
         found = [form for form in (*_FORMS, (_MESSAGES,)) if all(field in row for field in form)]
+        if self.template is not None and all(field in row for field in self.template.fields):
+            return ()  # the template names the columns itself
         if len(found) == 1:
             return found[0]
-        if self.template is not None and not found:
-            return ()  # the template names the columns itself
         if not found:
             raise DataError(
                 f"expected columns {_KNOWN}. {_names(row)} Say which is which: "
