@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import lashley
+from lashley.data.text import TextBatches
 from lashley.edit import Change, Receipt
 from lashley.engram import Delta
 from lashley.moments import Moment
@@ -77,6 +78,7 @@ MEMBERS = {
     Site: "dim layers name rows",
     Delta: "base base_norm bias factors fits fold layer norm plus scaled solutions to touches weight",
     Receipt: "base_matches changed layers only_after only_before skipped to_dict",
+    TextBatches: "batch_size fingerprint order report rows tokenizer",
     Change: "alpha asked before change dtype error moved name note status",
 }
 MODULES = ("errors", "strength")
