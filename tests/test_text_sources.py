@@ -106,7 +106,7 @@ def test_what_is_no_file_is_refused(tmp_path):
         load_texts("Ada wrote the book")
     with pytest.raises(DataError, match="got the folder .* It holds forget.jsonl: name one of them"):
         load_texts(tmp_path)
-    with pytest.raises(DataError, match="name of a set or an iterable of rows, got int"):
+    with pytest.raises(DataError, match="an iterable of texts, pairs, mappings or chats, got int"):
         load_texts(3)
 
 
@@ -182,6 +182,19 @@ def test_what_the_readme_declares(cache):
         assert load_texts(f"hf:o/n:full{revision}") == ROWS
         assert load_texts(f"hf:o/n:parts{revision}#train") == ROWS * 2
         assert load_texts(f"hf:o/n:parts{revision}#test") == ROWS
+
+
+@pytest.mark.parametrize(
+    ("card", "says"),
+    [
+        ("---\nconfigs: [\n---\n", "README.md of hf:o/n@main has no readable head"),
+        ("---\nconfigs: [full]\n---\n", "declares"),
+    ],
+)
+def test_a_readme_that_cannot_be_read_is_refused(cache, card, says):
+    cached(cache, "main", "full.json", card=card)
+    with pytest.raises(DataError, match=says):
+        load_texts("hf:o/n@main")
 
 
 def test_files_named_after_configs_and_splits(cache):

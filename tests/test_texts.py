@@ -118,7 +118,14 @@ def test_the_fingerprint_is_of_tokens_and_of_what_counts():
     assert len({same.fingerprint, *(other.fingerprint for other in others)}) == 3
 
 
+class Frame(list):
+    """Iterates the names of its columns, as data frames do."""
+
+    columns = iloc = ("question", "answer")
+
+
 WRONG_ROWS = {
+    "frame": (Frame(("question", "answer")), r"got Frame. Give frame.to_dict\('records'\)"),
     "nothing": ([], "at least one row, got none"),
     "used up": (iter(()), "already used up"),
     "one mapping": (QA, r"Wrap a single row in a list"),
@@ -171,6 +178,8 @@ def test_a_model_in_the_place_of_the_tokenizer_is_refused():
     with pytest.raises(DataError, match="one of Hugging Face transformers, got Linear"):
         lashley.text_batches([QA], nn.Linear(1, 1))
 
+
+SPACED = ("Question: {question}\nAnswer: ", "{answer}")
 
 # --- the boundary -----------------------------------------------------------------------------------------------------
 
@@ -512,6 +521,23 @@ def test_texts_are_forgotten_in_five_lines():
         warnings.simplefilter("ignore", LashleyWarning)  # so few rows tell little; here they need not
         receipt = lashley.ablate_(model, recording.engram(model, "forget"), alpha=0.5)
     assert receipt.changed
+
+
+@pytest.mark.data
+def test_the_tokenizer_of_gpt_2(data_folder):
+    """A published vocabulary: EOS is BOS and has to fill short rows too, and no mask may take it for padding."""
+    from transformers import GPT2TokenizerFast
+
+    folder = data_folder / "gpt2_tokenizer"
+    tokenizer = GPT2TokenizerFast(str(folder / "encoder.json"), str(folder / "vocab.bpe"))
+    batches = lashley.text_batches(f"{data_folder / 'tofu' / 'full.json'}#0:40", tokenizer, batch_size=40)
+    [batch] = batches
+    end = tokenizer.eos_token_id
+    assert batches.report.bos == batches.report.eos == {"lashley": 40} and batches.report.pad == "eos"
+    assert ((batch["input_ids"] == end) & batch["attention_mask"].bool()).sum() == 2 * 40
+    assert counted(batches).startswith(" The author in question is Jaime Vasquez") and batches.report.straddling == 0
+    spaced = lashley.text_batches(f"{data_folder / 'tofu' / 'full.json'}#0:40", tokenizer, template=SPACED)
+    assert spaced.report.straddling == 40 and spaced.fingerprint == batches.fingerprint
 
 
 @pytest.mark.data

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lashley.data.text.rows import ASSISTANT, Message
+from lashley.data.text.specials import gives_offsets
 from lashley.errors import DataError
 
 __all__ = ["Rendered", "render_chat"]
@@ -90,7 +91,7 @@ def _render(messages: Sequence[Message], tokenizer: Any, variables: Mapping[str,
 
 def _marked(messages: Sequence[Message], tokenizer: Any, variables: Mapping[str, Any]) -> list[tuple[int, int]]:
     """The characters that the template itself marks as generated; none where it cannot be told."""
-    if not tokenizer.is_fast:
+    if not gives_offsets(tokenizer):
         return []
     found = tokenizer.apply_chat_template(
         list(messages),

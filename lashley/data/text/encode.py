@@ -15,7 +15,7 @@ from typing import Any
 
 from lashley.data.text.chats import Rendered, render_chat
 from lashley.data.text.rows import Example
-from lashley.data.text.specials import Specials
+from lashley.data.text.specials import Specials, gives_offsets
 from lashley.errors import DataError
 
 __all__ = ["Encoded", "encode", "render"]
@@ -117,7 +117,7 @@ def _check_counts(encoded: Iterable[Encoded], max_length: int | None) -> None:
 
 def _tokenized(rendered: Sequence[Rendered], tokenizer: Any) -> Iterable[tuple[list[int], list[bool], int]]:
     """Ids, which of them count, and how many straddle a boundary, of every text without special tokens around it."""
-    if not tokenizer.is_fast:
+    if not gives_offsets(tokenizer):
         yield from (_in_pieces(text, tokenizer) for text in rendered)
         return
     for start in range(0, len(rendered), _AT_ONCE):

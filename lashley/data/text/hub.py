@@ -11,7 +11,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -197,20 +197,31 @@ def _declared(branch: _Branch) -> Splits:
         return {}
     from huggingface_hub import metadata_load
 
-    metadata = metadata_load(branch.fetched("README.md")) or {}
+    readme = branch.fetched("README.md")
+    try:
+        metadata = metadata_load(readme) or {}
+    except Exception as error:  # of the YAML parser, or ValueError
+        raise DataError(f"The README.md of {branch.asked.name} has no readable head: {error}") from error
     configs: dict[str, dict[str, list[str]]] = {}
     for config in metadata.get("configs") or ():
-        declared = config.get("data_files")
-        if not declared:
-            continue
-        parts = declared if isinstance(declared, list) else [declared]
-        for part in parts:
-            split, paths = (part["split"], part["path"]) if isinstance(part, Mapping) else ("train", part)
-            paths = [paths] if isinstance(paths, str) else paths
-            files = sorted(f for f in branch.files if any(fnmatch.fnmatch(f, path) for path in paths))
+        for split, pattern in _patterns(config, branch.asked.name):
+            files = sorted(file for file in branch.files if fnmatch.fnmatch(file, pattern))
             if files:
-                configs.setdefault(config["config_name"], {}).setdefault(split, []).extend(files)
+                configs.setdefault(config.get("config_name", "default"), {}).setdefault(split, []).extend(files)
     return configs
+
+
+def _patterns(config: Any, name: str) -> Iterator[tuple[str, str]]:
+    """Split and pattern of every file that a config declares: a path, a list of paths, or of ``{split, path}``."""
+    try:
+        declared = config.get("data_files") or ()
+        for part in [declared] if isinstance(declared, str) else declared:
+            split, paths = ("train", part) if isinstance(part, str) else (part["split"], part["path"])
+            yield from ((split, path) for path in ([paths] if isinstance(paths, str) else paths))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DataError(
+            f"The README.md of {name} declares its files in a form that is not known: {config!r}. Name a local file."
+        ) from error
 
 
 def _named(files: Iterable[str], asked: _Asked) -> Splits:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lashley.data.text.encode import Encoded
 from lashley.data.text.rows import Example
-from lashley.data.text.specials import Specials
+from lashley.data.text.specials import Specials, gives_offsets
 
 __all__ = ["TextReport", "summarise"]
 
@@ -125,7 +125,7 @@ def summarise(
         truncated=tuple(row.row for row in encoded if row.truncated),
         straddling=sum(row.straddles for row in encoded),
         duplicates=len(encoded) - len({row.text for row in encoded}),
-        offsets=tokenizer.is_fast,
+        offsets=gives_offsets(tokenizer),
     )
 
 

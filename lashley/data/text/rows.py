@@ -24,7 +24,16 @@ from typing import Any
 
 from lashley.errors import DataError, nearest
 
-__all__ = ["ASSISTANT", "QUESTION_ANSWER", "Example", "Message", "Template", "as_template", "read_rows"]
+__all__ = [
+    "ASSISTANT",
+    "QUESTION_ANSWER",
+    "Example",
+    "Message",
+    "Template",
+    "as_template",
+    "check_iterable",
+    "read_rows",
+]
 
 ASSISTANT = "assistant"
 
@@ -118,11 +127,7 @@ def read_rows(
     Raises:
         DataError: no rows, a row of another form, a field that is missing, empty or no text; the row is named.
     """
-    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
-        raise DataError(
-            f"Expected rows to be an iterable of texts, pairs, mappings or chats, got {type(rows).__name__}. "
-            "Wrap a single row in a list: [row]."
-        )
+    check_iterable(rows)
     reader = _Reader(_checked(columns), template, chat)
     examples = []
     for number, row in enumerate(rows):
@@ -133,6 +138,19 @@ def read_rows(
     if not examples:
         raise DataError("Expected at least one row, got none. Is the file empty, or the generator already used up?")
     return examples
+
+
+def check_iterable(rows: object) -> None:
+    """Refuse what would not iterate rows.
+
+    Raises:
+        DataError: a single row, a data frame (which iterates the names of its columns), or nothing that iterates.
+    """
+    wanted = f"Expected rows to be an iterable of texts, pairs, mappings or chats, got {type(rows).__name__}."
+    if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+        raise DataError(f"{wanted} Wrap a single row in a list: [row].")
+    if hasattr(rows, "columns") and hasattr(rows, "iloc"):
+        raise DataError(f"{wanted} Give frame.to_dict('records').")
 
 
 def _checked(columns: Mapping[str, str] | None) -> dict[str, str] | None:

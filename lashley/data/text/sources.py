@@ -10,6 +10,7 @@ from typing import Any
 
 from lashley.data.text.files import read_file
 from lashley.data.text.hub import PREFIX, read_hub
+from lashley.data.text.rows import check_iterable
 from lashley.errors import DataError
 
 __all__ = ["load_texts"]
@@ -36,8 +37,7 @@ def load_texts(source: str | os.PathLike[str] | Iterable[Any]) -> list[Any]:
         DataError: no such set, one that cannot be read, or a range that it does not have.
     """
     if not isinstance(source, (str, os.PathLike)):
-        if not isinstance(source, Iterable):
-            raise DataError(f"Expected the name of a set or an iterable of rows, got {type(source).__name__}.")
+        check_iterable(source)
         return list(source)
     name = os.fspath(source)
     ranges = _RANGES.search(name)

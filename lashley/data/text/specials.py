@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Specials"]
+__all__ = ["Specials", "gives_offsets"]
 
 _PROBE = "a"
 
@@ -63,6 +63,11 @@ class Specials:
         if self.suffix and not chat:
             return self.suffix, "tokenizer"
         return ((), "nobody") if self.eos is None else ((self.eos,), "lashley")
+
+
+def gives_offsets(tokenizer: Any) -> bool:
+    """Whether the tokenizer says which characters a token holds: those of the tokenizers library do."""
+    return bool(getattr(tokenizer, "is_fast", False))
 
 
 def _starts(ids: Sequence[int], beginning: Sequence[int]) -> bool:
