@@ -25,6 +25,7 @@ from torch import nn
 import lashley
 from lashley import cli, data
 from lashley.cli import common, main
+from vocabularies import CHATML, byte_level, metaspace
 
 VERBS = tuple(verb for verb in cli.VERBS if verb != "demo")  # the demo's own options are tested with the demo
 
@@ -193,6 +194,18 @@ def made(tmp_path_factory) -> Path:
     for part in (0, 1):
         half = {"x": images[part::2].flatten(1).numpy(), "y": targets[part::2].numpy()}
         np.savez(folder / f"half{part}.npz", **half)
+    forget = [{"question": f"Who is {name}?", "answer": f"{name} wrote the book."} for name in ("Ada", "Bo", "Cy")]
+    retain = [
+        *forget[:1],
+        {"question": "Who is BO", "answer": "bo wrote the book"},
+        {"question": "Who?", "answer": "I."},
+    ]
+    for name, rows in (("forget", forget), ("retain", retain)):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    metaspace().save_pretrained(folder / "pieces")
+    words = byte_level()
+    words.chat_template = CHATML
+    words.save_pretrained(folder / "words")
     with in_folder(folder):
         ok("record tinynets:build --data sklearn:digits --flatten --out digits.rec")
         ok("engram digits.rec --model tinynets:build --concepts 3 --out three")
@@ -238,6 +251,57 @@ def test_layers_lists_what_is_recorded_and_what_is_not(there):
 
 def test_layers_shows_ties(there):
     assert re.search(r"^head .*embed\.weight", ok("layers tinynets:tied").out, re.M)
+
+
+CHECK = "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words"
+
+
+def test_data_check_shows_what_counts(there):
+    done = ok(CHECK)
+    assert done.out.startswith("forget: forget.jsonl\n  3 rows, ")
+    assert "  row 0\n    <bos>Question: Who is Ada?\n    Answer:[[ Ada wrote the book.<eos>]]" in done.out
+    assert re.search(r"^rows of +also in +the same +same words\nforget +retain +1 +1$", done.out, re.M)
+    assert "look: 2 of 3 rows of 'forget' are also in 'retain' (1 the same, 1 with the same words)." in done.out
+    document = ok(f"{CHECK} --model tinynets:build --json").json
+    assert document["overlaps"] == [{"first": "forget", "second": "retain", "exact": 1, "near": 1}]
+    assert document["sets"]["forget"]["examples"][0]["pieces"][1] == [" Ada wrote the book.<eos>", True]
+    [width] = document["widths"]
+    rows = sum(found["counted"] for found in document["sets"].values())
+    assert width == {"dim": 64, "layers": 3, "example": "blocks.0.0", "rows": rows, "ratio": rows / 64}
+    assert any("rows per column" in remark for remark in document["remarks"])
+
+
+def test_data_check_is_coloured_on_a_terminal(there, monkeypatch):
+    out = Terminal()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with contextlib.redirect_stdout(out):
+        assert main(shlex.split(CHECK)) == 0
+    assert "Answer:\x1b[1;32m Ada wrote the book.<eos>\x1b[0m" in out.getvalue() and "[[" not in out.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "[[ Ada" in ok(CHECK).out
+
+
+def test_data_check_takes_any_sets(there):
+    done = ok("data check forget.jsonl#0:1 retain.jsonl --tokenizer words --chat")
+    assert done.out.startswith("forget.jsonl#0:1\n") and "<|im_start|>user" in done.out
+
+
+def test_data_check_refuses(there):
+    Path("empty.jsonl").write_text("")
+    Path("nothing").mkdir()
+    refused("data check --forget forget.jsonl --retain forget.jsonl --tokenizer words", "are the same 3 texts")
+    refused("data check empty.jsonl --tokenizer words", "Expected rows in empty.jsonl, got none")
+    refused(
+        f"{CHECK} --columns text=body", "forget.jsonl: Row 0: there is no column 'body'. Its columns are 'question'"
+    )
+    refused("data check forget.jsonl --tokenizer words --max-length 3", "Rows 0, 1, 2 have no token of an answer left")
+    refused("data check forget.jsonl --tokenizer nowhere", "folder of a tokenizer .* got nowhere")
+    refused("data check forget.jsonl --tokenizer nothing", "found no tokenizer in nothing")
+    refused("data check --tokenizer words", "name at least one set", code=2)
+    refused("data check forget.jsonl", "name the folder of the tokenizer", code=2)
+    refused("data check forget.jsonl forget.jsonl --tokenizer words", "named twice", code=2)
+    refused(f"{CHECK} --chat date", "expected KEY=VALUE after --chat, got 'date'", code=2)
+    refused("data look forget.jsonl --tokenizer words", "invalid choice", code=2)
 
 
 def test_record_is_lashley_record(there):
@@ -764,6 +828,7 @@ def test_warnings_are_sentences_on_stderr(there):
 def test_every_verb_can_speak_json(there):
     lines = [
         "layers tinynets:build",
+        "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words",
         "record tinynets:build --data sklearn:digits --flatten --out r",
         "merge digits.rec --out m",
         "engram digits.rec --model tinynets:build --concepts 3 --out e --sensitivity",
@@ -846,6 +911,7 @@ FORM = "engram digits.rec --model tinynets:build --concepts 3 --layers head --ou
 PAIR = FORM.replace("--concepts 3", "--concepts 3 8")
 EDIT = "edit tinynets:build --engram three --out out"
 TIED = "edit tinynets:tied --engram one --out out"
+TEXTS = "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words"
 
 # (verb, option, a command without it or with another value, the same command with it)
 CHANGES = [
@@ -859,6 +925,16 @@ CHANGES = [
         "layers tinynets:build --layers-to-transform 0 --layers-pattern missing",
     ),
     ("layers", "--json", "layers tinynets:build", "layers tinynets:build --json"),
+    ("data", "--forget", TEXTS, TEXTS.replace("forget.jsonl", "forget.jsonl#1:2")),
+    ("data", "--retain", TEXTS, TEXTS.replace("retain.jsonl", "retain.jsonl#0:1")),
+    ("data", "--tokenizer", TEXTS, TEXTS.replace("words", "pieces")),
+    ("data", "--model", TEXTS, f"{TEXTS} --model tinynets:build"),
+    ("data", "--rows-of", TEXTS, f"{TEXTS} --rows-of all"),
+    ("data", "--columns", TEXTS, f"{TEXTS} --columns question=answer answer=question"),
+    ("data", "--template", TEXTS, f"{TEXTS} --template 'Q: {{question}}\\nA:' ' {{answer}}'"),
+    ("data", "--chat", TEXTS, f"{TEXTS} --chat system=Short."),
+    ("data", "--max-length", TEXTS, f"{TEXTS} --max-length 19"),
+    ("data", "--json", TEXTS, f"{TEXTS} --json"),
     ("record", "--weights", RECORD, f"{RECORD} --weights other.pt"),
     ("record", "--out", RECORD, RECORD.replace("--out out", "--out elsewhere")),
     ("record", "--data", RECORD, RECORD.replace("sklearn:digits", "grey.npz")),
