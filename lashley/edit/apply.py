@@ -119,7 +119,7 @@ def _edit(undo: ExitStack, model: nn.Module, engram: Engram, alpha: Alpha, sign:
     inner = unwrap(model)
     if not isinstance(engram, Engram):
         raise EditError(f"Expected an engram, got {type(engram).__name__}. recording.engram(model, ...) makes one.")
-    strengths = _strengths(engram, alpha)
+    strengths = alphas_of(engram, alpha)
     modules = _modules(inner, engram)
     norms = norms_of(inner, engram, modules)
     matches = _base_matches(engram, modules)
@@ -250,8 +250,12 @@ def _owner(layer: Layer, module: nn.Module, which: str) -> Owner:
     return holder, attribute, getattr(holder, attribute)
 
 
-def _strengths(engram: Engram, alpha: Alpha) -> dict[str, float]:
-    """Alpha for every layer of the engram."""
+def alphas_of(engram: Engram, alpha: Alpha) -> dict[str, float]:
+    """Alpha for every layer of the engram.
+
+    Raises:
+        EditError: alpha names other layers than the engram has, or is not finite somewhere.
+    """
     if callable(alpha):
         alpha = alpha(engram)
     if isinstance(alpha, Mapping):
