@@ -19,10 +19,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lashley.edit import blocks
 from lashley.edit.offsets import add_biases, norms_of
-from lashley.edit.receipt import Change, Measure, Receipt, dtype_name, measure, pieces
+from lashley.edit.receipt import Change, Measure, Receipt, dtype_name
 from lashley.edit.ties import check_policy, sharers, untie
-from lashley.engram import Delta, Engram, widest
+from lashley.engram import Engram
 from lashley.errors import EditError, LashleyWarning, nearest
 from lashley.layers import Layer, describe, named_modules, places, unwrap
 from lashley.provenance import fingerprint
@@ -161,32 +162,11 @@ class _Target:
     name: str
     tensor: Tensor
     owners: list[Owner] = field(default_factory=list)
-    parts: list[tuple[Delta, str, float]] = field(default_factory=list)
-
-    def step(self) -> Tensor:
-        """What is added to the tensor, in a type that is wide enough for rounding to happen once, when it is stored."""
-        small = self.tensor.dtype.itemsize < 4
-        wide = torch.float32 if small else widest(self.tensor.device)
-        total = torch.zeros_like(self.tensor, dtype=wide)
-        for delta, part, strength in self.parts:
-            total.add_(getattr(delta, part).to(total.device), alpha=strength)
-        return total
-
-    def check(self) -> None:
-        for old, step in pieces(self.tensor, self.step()):
-            if not torch.isfinite((old.to(step.dtype) + step).to(old.dtype)).all():
-                raise EditError(
-                    f"Expected finite weights after the edit, got nan or inf in {self.name} ({dtype_name(old)}). "
-                    "Lower alpha, edit a float32 copy, or check that the weights were finite before."
-                )
+    parts: list[blocks.Part] = field(default_factory=list)
 
     def write(self, undo: ExitStack) -> Measure:
-        old = self.tensor.detach().clone()
-        undo.callback(_put_back, self.tensor, old, self.owners)
-        step = self.step()
-        for new, before, change in pieces(self.tensor, old, step):
-            new.copy_(before.to(change.dtype) + change)
-        return measure(old, self.tensor, step)
+        undo.callback(_put_back, self.tensor, self.tensor.detach().clone(), self.owners)
+        return blocks.add(self.tensor, self.parts)
 
 
 def _put_back(tensor: Tensor, old: Tensor, owners: list[Owner]) -> None:
@@ -223,7 +203,7 @@ def _write(
             assert isinstance(mean, Tensor)  # norms_of() refuses one without
             add(name, "bias", mean, (norms[name], "running_mean", mean), -strength)
     for target in targets.values():
-        target.check()
+        blocks.check(target.name, target.tensor, target.parts)
     measures = {id(target): target.write(undo) for target in targets.values()}
     found = {}
     for name, its in of.items():
