@@ -50,11 +50,14 @@ class Writer:
 
     Attributes:
         folder: where it is being written; other files may be put there before `manifest` is called.
+
+    Args:
+        checksums: of files that are there already, where they are known.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checksums: Mapping[str, int] | None = None) -> None:
         self.folder = folder
-        self._checksums: dict[str, int] = {}
+        self._checksums: dict[str, int] = dict(checksums or {})
 
     def tensors(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write ``tensors`` as a safetensors file named ``file``."""

@@ -14,7 +14,7 @@ VOCABULARY = 48
 SMALL = {"vocab_size": VOCABULARY, "max_position_embeddings": 32}
 
 
-def llama(tied: bool = False, dtype: torch.dtype = torch.float32) -> Any:
+def llama(dtype: torch.dtype = torch.float32, tied: bool = False) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return filled(LlamaForCausalLM(LlamaConfig(**SMALL, **shape(), tie_word_embeddings=tied)), dtype)

@@ -29,7 +29,7 @@ from lashley.layers import Layer, describe, named_modules, places, unwrap
 from lashley.provenance import fingerprint
 from lashley.strength import Strength
 
-__all__ = ["Alpha", "ablate", "ablate_", "ablated", "inject", "inject_", "injected"]
+__all__ = ["Alpha", "ablate", "ablate_", "ablated", "alphas_of", "inject", "inject_", "injected", "warn"]
 
 _LOST = 0.1  # realised error above which rounding has taken a part of the edit that one should know about
 
@@ -87,7 +87,7 @@ def ablated(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str =
     """
     with ExitStack() as undo:
         receipt = _edit(undo, model, engram, alpha, -1, tied)
-        _warn(receipt, stacklevel=4)
+        warn(receipt, stacklevel=4)
         yield receipt
 
 
@@ -96,20 +96,20 @@ def injected(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str 
     """The model with the engram added inside the block; the very bytes come back after it. See `ablated`."""
     with ExitStack() as undo:
         receipt = _edit(undo, model, engram, alpha, +1, tied)
-        _warn(receipt, stacklevel=4)
+        warn(receipt, stacklevel=4)
         yield receipt
 
 
 def _copy(model: M, engram: Engram, alpha: Alpha, sign: int, tied: str) -> M:
     edited = copy.deepcopy(model)
-    _warn(_edit(ExitStack(), edited, engram, alpha, sign, tied), stacklevel=4)
+    warn(_edit(ExitStack(), edited, engram, alpha, sign, tied), stacklevel=4)
     return edited
 
 
 def _in_place(model: nn.Module, engram: Engram, alpha: Alpha, sign: int, tied: str) -> Receipt:
     with ExitStack() as undo:
         receipt = _edit(undo, model, engram, alpha, sign, tied)
-        _warn(receipt, stacklevel=4)
+        warn(receipt, stacklevel=4)
         undo.pop_all()  # it went well: there is nothing to take back
     return receipt
 
@@ -296,8 +296,8 @@ def _base_matches(engram: Engram, modules: Mapping[str, nn.Module]) -> bool | No
     )
 
 
-def _warn(receipt: Receipt, stacklevel: int) -> None:
-    """Say what the caller should know; ``stacklevel`` counts from here to the caller's own line."""
+def warn(receipt: Receipt, stacklevel: int) -> None:
+    """Say what the caller should know of an edit; ``stacklevel`` counts from here to the caller's own line."""
     changes = receipt.layers.values()
     lost = [c for c in changes if c.error is not None and c.error > _LOST]
     if lost:

@@ -1,7 +1,9 @@
-"""Shipping an edit: as a LoRA adapter, or as a checkpoint rewritten shard by shard."""
+"""Shipping an edit: as a LoRA adapter, or as a checkpoint rewritten file by file."""
 
 from __future__ import annotations
 
 from lashley.export.lora import LoraLayer, LoraReport, save_lora
+from lashley.export.rewrite import rewrite_checkpoint
+from lashley.export.source import Source
 
-__all__ = ["LoraLayer", "LoraReport", "save_lora"]
+__all__ = ["LoraLayer", "LoraReport", "Source", "rewrite_checkpoint", "save_lora"]
