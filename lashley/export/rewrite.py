@@ -209,11 +209,10 @@ def _cleaned(work: Path, target: Path) -> Iterator[None]:
     """Nothing stays of what was refused or failed; what was interrupted goes on when it is called again."""
     try:
         yield
-    except LashleyError:
+    except Exception as error:
         shutil.rmtree(work, ignore_errors=True)
-        raise
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
+        if not isinstance(error, OSError) or isinstance(error, LashleyError):
+            raise
         raise StoreError(
             f"Could not write {target}: {error}. Nothing of it was left. Is there space on the disk, and may you write "
             "there?"
