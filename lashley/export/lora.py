@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lashley.edit import Alpha
 from lashley.edit.apply import alphas_of
+from lashley.edit.ties import sharers
 from lashley.engram import Delta, Engram
-from lashley.errors import EditError
+from lashley.errors import EditError, LashleyWarning, nearest
+from lashley.export.architecture import config_of, skeleton
 from lashley.export.lowrank import LowRank, low_rank, realised_error
-from lashley.layers import ConvLayer, ConvTransposeLayer, EmbeddingLayer, Layer, LinearLayer
+from lashley.export.source import Source, recognised
+from lashley.layers import (
+    ConvLayer,
+    ConvTransposeLayer,
+    EmbeddingLayer,
+    Layer,
+    LinearLayer,
+    layer_type,
+    places,
+    unwrap,
+)
 from lashley.layers.linear import TransposedLinearLayer
 from lashley.provenance import command, environment
 from lashley.store import check_target, writing
@@ -28,6 +42,11 @@ from lashley.store import check_target, writing
 __all__ = ["RANKS", "LoraLayer", "LoraReport", "save_lora"]
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the maximal ranks that vLLM knows
+_TASKS = {
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+}
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -62,7 +81,8 @@ class LoraReport:
         layers: ``{name: LoraLayer}``.
         rank: of the adapter, the same in every layer.
         dtype: that its matrices are stored in.
-        bias: whether it holds biases too (``lora_bias``), which PEFT loads and vLLM does not.
+        bias: whether it holds biases too (``lora_bias``). PEFT loads them, and merges them where every adapted layer has
+            a bias of its own; other engines may not know them. Solving with ``bias=False`` avoids them.
         base_matches: whether the base has the weights the engram was solved for; None where it was not looked at.
     """
 
@@ -109,7 +129,8 @@ def save_lora(
     *,
     alpha: Alpha = 1.0,
     inject: bool = False,
-    base: str | None = None,
+    base: str | os.PathLike[str] | nn.Module | None = None,
+    tied: str = "skip",
     rank: int | None = None,
     energy: float = 0.999,
     max_rank: int = RANKS[-1],
@@ -125,23 +146,32 @@ def save_lora(
     Args:
         alpha: as in `lashley.ablate_`; layers of strength 0 are left out.
         inject: add the engram instead of subtracting it.
-        base: the folder or the name on the Hub of the model it is for; PEFT finds the base by it.
+        base: the model it is for: loaded, its folder, or its name on the Hub. PEFT finds the base by it. With the first
+            two the engram is held against it; of a name nothing is known, and a tied layer not found out.
+        tied: "skip" a layer whose weight has another name too, as `lashley.ablate` does; or "untie", which an adapter
+            does by itself: what it adds to a head leaves the embedding alone, until somebody merges it.
         rank: keep so many directions of every layer at most, instead of going by ``energy``.
         max_rank: the largest rank that will do; vLLM takes no more than 512, and 16 unless it is told.
         dtype: of the stored matrices.
 
     Raises:
-        EditError: alpha is partial or not finite; a layer that has no LoRA form; a rank above ``max_rank`` would be
-            needed; dtype cannot hold the numbers.
+        EditError: alpha is partial or not finite; the engram does not fit the base; a layer that has no LoRA form; a
+            rank above ``max_rank`` would be needed; dtype cannot hold the numbers.
         StoreError: the folder holds other files, or cannot be written. Nothing was written then.
+
+    Warns:
+        LashleyWarning: the weights of the base are not those the engram was solved for.
     """
     check_target(path)
-    _check_options(rank, energy, max_rank, dtype)
+    _check_options(rank, energy, max_rank, dtype, tied)
     alphas = alphas_of(engram, alpha)
     sign = 1.0 if inject else -1.0
-    wanted = {name: delta for name, delta in engram.items() if alphas[name]}
+    found = _Base(base, engram)
+    skipped = found.shared if tied == "skip" else {}
+    wanted = {name: delta for name, delta in engram.items() if alphas[name] and name not in skipped}
     if not wanted:
-        raise EditError("Expected an engram and a strength that change a layer, got none: the adapter would be empty.")
+        why = "all are tied (see tied=)" if skipped else "the engram has none or the strength is 0"
+        raise EditError(f"Expected a layer to change, got none: {why}. The adapter would be empty.")
     with_bias = any(delta.bias is not None and delta.bias.any() for delta in wanted.values())
     for delta in wanted.values():
         _check_form(delta, with_bias)
@@ -155,6 +185,10 @@ def save_lora(
     tensors: dict[str, Tensor] = {}
     layers: dict[str, LoraLayer] = {}
     for name, delta in engram.items():
+        if name in skipped:
+            note = f"shared with {', '.join(skipped[name])}; see tied="
+            layers[name] = LoraLayer(name, "skipped", alphas[name] * -sign, note=note)
+            continue
         if name not in wanted:
             layers[name] = LoraLayer(name, "empty", 0.0, note="strength 0")
             continue
@@ -170,17 +204,75 @@ def save_lora(
         error = realised_error(delta, strength, b, a)
         whole = part.exact and used == part.rank()
         layers[name] = LoraLayer(name, "adapted", alphas[name] * -sign, used, error, whole)
-    report = LoraReport(layers, common, str(dtype).removeprefix("torch."), with_bias)
-    config = _config(engram, wanted, report, base)
+    report = LoraReport(layers, common, str(dtype).removeprefix("torch."), with_bias, found.matches)
+    config = _config(wanted, report, found)
     with writing(path) as folder:
         folder.tensors(_WEIGHTS, tensors)
         text = json.dumps(config, indent=2, sort_keys=True)
         (folder.folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
         folder.manifest("LoRA adapter", 1, {**_about(engram), "report": report.to_dict()})
+    if report.base_matches is False:
+        warnings.warn(
+            "The weights of the base are not those the engram was solved for: on it the adapter is another edit.",
+            LashleyWarning,
+            stacklevel=2,
+        )
     return report
 
 
-def _check_options(rank: int | None, energy: float, max_rank: int, dtype: torch.dtype) -> None:
+class _Base:
+    """What is known of the model that an adapter is for.
+
+    Attributes:
+        name: by which PEFT finds it.
+        task: PEFT's word for what it is for, where that changes nothing but the methods it has.
+        shared: for every layer whose tensors have other names too, those.
+        matches: whether it has the weights the engram was solved for; None where that is not known.
+    """
+
+    def __init__(self, base: str | os.PathLike[str] | nn.Module | None, engram: Engram) -> None:
+        self.name: str | None = None
+        self.task: str | None = None
+        self.shared: Mapping[str, tuple[str, ...]] = {}
+        self.matches: bool | None = None
+        if isinstance(base, nn.Module):
+            model: nn.Module | None = unwrap(base)
+            self.name = getattr(model, "name_or_path", None) or None
+            state: Mapping[str, Tensor] | None = unwrap(base).state_dict()
+        elif base is not None and Path(base).is_dir():
+            self.name = os.fspath(base)
+            model, state = skeleton(Path(base)), None
+            if config_of(Path(base)).get("quantization_config") is None:
+                state = Source(base)
+        else:
+            self.name = None if base is None else os.fspath(base)
+            return
+        if model is not None:
+            _check_base(model, engram)
+            self.shared = sharers(model, engram)
+            self.task = next((task for end, task in _TASKS.items() if type(model).__name__.endswith(end)), None)
+        if state is not None and all(delta.base for delta in engram.values()):
+            weights = ((delta.layer.in_state(state, "weight")[1], delta.base) for delta in engram.values())
+            self.matches = all(weight is not None and recognised(weight, base) for weight, base in weights)
+
+
+def _check_base(model: nn.Module, engram: Engram) -> None:
+    modules = places(model)
+    for name, delta in engram.items():
+        if name not in modules:
+            raise EditError(f"Expected the base to have layer {name!r} of the engram. {nearest(name, modules)}")
+        weight = delta.layer.tensor(modules[name], "weight")
+        if layer_type(modules[name]) is not type(delta.layer) or weight is None or weight.shape != delta.layer.shape:
+            got = "none" if weight is None else list(weight.shape)
+            raise EditError(
+                f"Expected layer {name!r} to be {delta.layer.type} {list(delta.layer.shape)} as in the engram, got "
+                f"{type(modules[name]).__name__} {got}. The engram is of another model."
+            )
+
+
+def _check_options(rank: int | None, energy: float, max_rank: int, dtype: torch.dtype, tied: str) -> None:
+    if tied not in ("skip", "untie"):
+        raise EditError(f"Expected tied to be 'skip' or 'untie', got {tied!r}: an adapter adds to one layer alone.")
     if rank is not None and (rank < 1 or rank > max_rank):
         raise EditError(f"Expected a rank from 1 to max_rank = {max_rank}, got {rank}.")
     if max_rank < 1:
@@ -260,11 +352,11 @@ def _named(name: str, layer: Layer, b: Tensor, a: Tensor, bias: Tensor | None) -
     return tensors if bias is None else {**tensors, f"{prefix}.lora_B.bias": bias}
 
 
-def _config(engram: Engram, wanted: Mapping[str, Delta], report: LoraReport, base: str | None) -> dict[str, Any]:
+def _config(wanted: Mapping[str, Delta], report: LoraReport, base: _Base) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
-        "base_model_name_or_path": base,
-        "task_type": None,
+        "base_model_name_or_path": base.name,
+        "task_type": base.task,
         "inference_mode": True,
         "r": report.rank,
         "lora_alpha": report.rank,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lashley.edit import Alpha, Change, Receipt, blocks
@@ -17,13 +16,10 @@ from lashley.engram import Delta, Engram
 from lashley.errors import EditError, ModelError, nearest
 from lashley.export.architecture import model_names
 from lashley.export.shards import Shard
-from lashley.export.source import Source
+from lashley.export.source import Source, recognised
 from lashley.layers import layer_type, places
-from lashley.provenance import fingerprint
 
 __all__ = ["Plan", "Result"]
-
-_WIDTHS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that a model may have been loaded in
 
 
 @dataclass
@@ -239,7 +235,7 @@ class Plan:
         def edit(tensor: Tensor) -> None:
             for delta in self._looks.get(name, ()):
                 key = delta.layer.in_state(self._state, "weight")[0]
-                result.matches[delta.layer.name] = _matches(self._view(delta, "weight", key)(tensor), delta.base)
+                result.matches[delta.layer.name] = recognised(self._view(delta, "weight", key)(tensor), delta.base)
             for spot in self._spots.get(name, {}).values():
                 spot.edit(tensor, result)
 
@@ -276,10 +272,3 @@ class Plan:
         if self.engram[name].fold and self.alphas[name]:
             notes.append(f"offset in the running mean of {self.engram[name].fold}")
         return "; ".join(notes)
-
-
-def _matches(tensor: Tensor, base: str) -> bool:
-    """Whether this is the weight with that fingerprint, in the type it is stored in or may have been loaded in."""
-    if fingerprint(tensor) == base:
-        return True
-    return any(fingerprint(tensor, dtype) == base for dtype in _WIDTHS if dtype != tensor.dtype)

@@ -7,16 +7,19 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from lashley.errors import ModelError, SelectionError, nearest
 from lashley.export.architecture import config_of, model_names, skeleton
 from lashley.export.shards import Shard
+from lashley.provenance import fingerprint
 from lashley.select import tied_parameters
 
-__all__ = ["INDEX", "SINGLE", "Source"]
+__all__ = ["INDEX", "SINGLE", "Source", "recognised"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_WIDTHS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # that a model may have been loaded in
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
@@ -96,6 +99,13 @@ class Source(Mapping[str, Tensor]):
     def _same(self, one: str, other: str) -> bool:
         a, b = (self.shard_of[self.file_names[name]] for name in (one, other))
         return a.read(self.file_names[one]) == b.read(self.file_names[other])
+
+
+def recognised(tensor: Tensor, base: str) -> bool:
+    """Whether this is the weight with that fingerprint, in the type it is stored in or may have been loaded in."""
+    if fingerprint(tensor) == base:
+        return True
+    return any(fingerprint(tensor, dtype) == base for dtype in _WIDTHS if dtype != tensor.dtype)
 
 
 def _files(folder: Path) -> list[str]:
