@@ -188,7 +188,8 @@ def test_experts_that_are_put_together_when_loading_are_told_from_what_is_stored
     source = saved(model, tmp_path / "source")
     base = Source(source)
     assert "model.layers.1.mlp.experts.gate_up_proj" in base.made
-    assert not any("block_sparse_moe" in name or "w1" in name for name in base)
+    assert "model.layers.1.mlp.gate.weight" in base and "model.layers.1.block_sparse_moe.gate.weight" not in base
+    assert set(base.file_names.values()) == set(tensors(source))
     engram = engram_of(model, "model.layers.1.self_attn.q_proj", rank=2)
     rewrite_checkpoint(source, engram, tmp_path / "out")
     expected = lashley.ablate(model, engram).state_dict()

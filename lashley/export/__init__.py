@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from lashley.export.adapted import Adapted
+from lashley.export.card import model_card
 from lashley.export.lora import LoraLayer, LoraReport, save_lora
 from lashley.export.rewrite import rewrite_checkpoint
 from lashley.export.source import Source
 
-__all__ = ["LoraLayer", "LoraReport", "Source", "rewrite_checkpoint", "save_lora"]
+__all__ = ["Adapted", "LoraLayer", "LoraReport", "Source", "model_card", "rewrite_checkpoint", "save_lora"]

@@ -70,7 +70,7 @@ def model_names(model: nn.Module | None, stored: Iterable[str]) -> tuple[dict[st
 
     Returns:
         ``{model's name: name in the file}``, and the names of those that the model makes from stored ones in another
-        way than by renaming (experts put together, halves exchanged).
+        way than by renaming (experts put together, halves exchanged). What they are made of keeps its name.
     """
     if model is None:
         return {name: name for name in stored}, set()
@@ -94,8 +94,7 @@ def model_names(model: nn.Module | None, stored: Iterable[str]) -> tuple[dict[st
         name = _with_prefix(name, prefix, known)
         if converted:
             made.add(name)
-        else:
-            names[name] = file_name
+        names[file_name if converted else name] = file_name
     return names, made
 
 

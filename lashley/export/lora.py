@@ -22,6 +22,7 @@ from lashley.edit.apply import alphas_of
 from lashley.edit.ties import sharers
 from lashley.engram import Delta, Engram
 from lashley.errors import EditError, LashleyWarning, nearest
+from lashley.export.adapted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from lashley.export.architecture import config_of, skeleton
 from lashley.export.lowrank import LowRank, low_rank, realised_error
 from lashley.export.source import Source, recognised
@@ -47,7 +48,6 @@ _TASKS = {
     "LMHeadModel": "CAUSAL_LM",
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
 }
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class LoraReport:
         layers: ``{name: LoraLayer}``.
         rank: of the adapter, the same in every layer.
         dtype: that its matrices are stored in.
-        bias: whether it holds biases too (``lora_bias``). PEFT loads them, and merges them where every adapted layer has
-            a bias of its own; other engines may not know them. Solving with ``bias=False`` avoids them.
+        bias: whether it holds biases too (``lora_bias``). PEFT loads them, and merges them where every adapted layer
+            has a bias of its own; other engines may not know them. Solving with ``bias=False`` avoids them.
         base_matches: whether the base has the weights the engram was solved for; None where it was not looked at.
     """
 
@@ -130,6 +130,7 @@ def save_lora(
     alpha: Alpha = 1.0,
     inject: bool = False,
     base: str | os.PathLike[str] | nn.Module | None = None,
+    base_name: str | None = None,
     tied: str = "skip",
     rank: int | None = None,
     energy: float = 0.999,
@@ -148,6 +149,7 @@ def save_lora(
         inject: add the engram instead of subtracting it.
         base: the model it is for: loaded, its folder, or its name on the Hub. PEFT finds the base by it. With the first
             two the engram is held against it; of a name nothing is known, and a tied layer not found out.
+        base_name: the name by which others have the base, instead of a folder of yours.
         tied: "skip" a layer whose weight has another name too, as `lashley.ablate` does; or "untie", which an adapter
             does by itself: what it adds to a head leaves the embedding alone, until somebody merges it.
         rank: keep so many directions of every layer at most, instead of going by ``energy``.
@@ -166,7 +168,7 @@ def save_lora(
     _check_options(rank, energy, max_rank, dtype, tied)
     alphas = alphas_of(engram, alpha)
     sign = 1.0 if inject else -1.0
-    found = _Base(base, engram)
+    found = _Base(base, base_name, engram)
     skipped = found.shared if tied == "skip" else {}
     wanted = {name: delta for name, delta in engram.items() if alphas[name] and name not in skipped}
     if not wanted:
@@ -207,10 +209,10 @@ def save_lora(
     report = LoraReport(layers, common, str(dtype).removeprefix("torch."), with_bias, found.matches)
     config = _config(wanted, report, found)
     with writing(path) as folder:
-        folder.tensors(_WEIGHTS, tensors)
+        folder.tensors(ADAPTER_WEIGHTS, tensors)
         text = json.dumps(config, indent=2, sort_keys=True)
-        (folder.folder / _CONFIG).write_text(text + "\n", encoding="utf-8")
-        folder.manifest("LoRA adapter", 1, {**_about(engram), "report": report.to_dict()})
+        (folder.folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+        folder.manifest("LoRA adapter", 1, {**_about(engram, inject), "base": found.name, "report": report.to_dict()})
     if report.base_matches is False:
         warnings.warn(
             "The weights of the base are not those the engram was solved for: on it the adapter is another edit.",
@@ -230,22 +232,22 @@ class _Base:
         matches: whether it has the weights the engram was solved for; None where that is not known.
     """
 
-    def __init__(self, base: str | os.PathLike[str] | nn.Module | None, engram: Engram) -> None:
-        self.name: str | None = None
+    def __init__(self, base: str | os.PathLike[str] | nn.Module | None, name: str | None, engram: Engram) -> None:
+        self.name = name
         self.task: str | None = None
         self.shared: Mapping[str, tuple[str, ...]] = {}
         self.matches: bool | None = None
         if isinstance(base, nn.Module):
             model: nn.Module | None = unwrap(base)
-            self.name = getattr(model, "name_or_path", None) or None
+            self.name = name or getattr(model, "name_or_path", None) or None
             state: Mapping[str, Tensor] | None = unwrap(base).state_dict()
         elif base is not None and Path(base).is_dir():
-            self.name = os.fspath(base)
+            self.name = name or os.fspath(base)
             model, state = skeleton(Path(base)), None
             if config_of(Path(base)).get("quantization_config") is None:
                 state = Source(base)
         else:
-            self.name = None if base is None else os.fspath(base)
+            self.name = name or (None if base is None else os.fspath(base))
             return
         if model is not None:
             _check_base(model, engram)
@@ -370,8 +372,9 @@ def _config(wanted: Mapping[str, Delta], report: LoraReport, base: _Base) -> dic
     }
 
 
-def _about(engram: Engram) -> dict[str, Any]:
+def _about(engram: Engram, inject: bool) -> dict[str, Any]:
     return {
+        "direction": "inject" if inject else "ablate",
         "concepts": engram.concepts,
         "estimator": None if engram.estimator is None else engram.estimator.to_json(),
         "base_fingerprint": engram.base_fingerprint,

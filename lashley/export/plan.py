@@ -188,8 +188,8 @@ class Plan:
 
     def _add_copy(self, name: str, of: str) -> None:
         """A tensor of its own in the copy for a name that had none."""
-        names, _ = model_names(self.base.model, [name])
-        if name not in names:
+        names, made = model_names(self.base.model, [name])
+        if made or name not in names:
             raise ModelError(
                 f"Expected to be able to store {name!r} beside what it is tied to, got a model that reads that name as "
                 f'{", ".join(names) or "nothing"}. Use tied="skip" or tied="both", or a LoRA adapter.'

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def rewrite_checkpoint(
     alpha: Alpha = 1.0,
     inject: bool = False,
     tied: str = "skip",
+    notes: Mapping[str, Any] | None = None,
 ) -> Receipt:
     """Write an edited copy of a checkpoint folder of transformers without loading the model.
 
@@ -60,6 +61,7 @@ def rewrite_checkpoint(
         inject: add the engram instead of subtracting it.
         tied: as in `lashley.ablate_`. "untie" adds the layer's own tensor to the file that holds the shared one, and
             corrects the config; the receipt says so.
+        notes: JSON to stand in ``receipt.json`` beside the receipt.
 
     Returns:
         the receipt, also written to ``receipt.json`` in the folder.
@@ -89,10 +91,12 @@ def rewrite_checkpoint(
             "concepts": engram.concepts,
             "estimator": None if engram.estimator is None else engram.estimator.to_json(),
             "direction": "inject" if inject else "ablate",
+            "base_fingerprint": engram.base_fingerprint,
             "tied": tied,
             "receipt": receipt.to_dict(),
             "command": command(),
             "made_by": environment(),
+            **(notes or {}),
         }
         text = json.dumps(document, indent=1, allow_nan=False)
         (job.folder / RECEIPT).write_text(text + "\n", encoding="utf-8")
