@@ -631,6 +631,47 @@ def test_an_edited_checkpoint_can_be_compared_and_edited_again(llama):
     assert receipt["direction"] == "inject" and receipt["receipt"]["base_matches"] is False
 
 
+def test_an_adapter_is_compared_with_its_base(llama):
+    ok("edit llama --engram one --tied untie --out edited")
+    ok("export one --base llama --lora adapter --tied untie --energy 1")
+    edited, added = ok("compare llama edited --json").json, ok("compare llama adapter --json").json
+    assert added["changed"] == edited["changed"] and "lm_head.weight" in added["changed"]
+    sizes = [[row["change"] for row in one["layers"]] for one in (edited, added)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)  # bfloat16 there, the exact sum here
+    refused("compare adapter llama", "got the adapter adapter. Give it as B", code=2)
+    refused("compare tinynets:build adapter", "a checkpoint folder as A", code=2)
+
+
+def test_checkpoints_are_compared_without_loading_them(llama, monkeypatch):
+    import transformers
+
+    ok("edit llama --engram one --out edited")
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
+    done = ok("compare llama edited")
+    assert re.search(r"^14 of 2[0-9] tensors differ$", done.out, re.M)
+
+
+def test_export_is_save_lora_or_rewrite_checkpoint_with_a_card(llama):
+    from lashley.export import rewrite_checkpoint, save_lora
+
+    engram = lashley.Engram.load("one")
+    (llama / "README.md").write_text("---\nlicense: mit\n---\n# before\n")
+    done = ok("export one --base llama --lora adapter --base-model owner/name --alpha 0.5 --energy 0.99")
+    save_lora(engram, "expected", base="llama", base_name="owner/name", alpha=0.5, energy=0.99)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert Path("adapter", file).read_bytes() == Path("expected", file).read_bytes()
+    assert "written to adapter" in done.out and re.search(r"^lm_head +skipped", done.out, re.M)
+    card = Path("adapter/README.md").read_text()
+    assert '\nbase_model: "owner/name"\n' in card and "\nlicense: mit\n" in card
+    ok("export one --base llama --checkpoint copy --tied both")
+    rewrite_checkpoint("llama", engram, "again", tied="both")
+    assert Path("copy/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
+    assert "taken out" in Path("copy/README.md").read_text()
+    refused("export one --base llama --checkpoint more --rank 3", "--rank is for an adapter", code=2)
+    refused("export one --base llama --checkpoint copy", "to be absent")
+    refused("export one --base llama", "one of the arguments --lora --checkpoint is required", code=2)
+
+
 def test_a_pooled_position_counts_as_a_row(llama):
     document = ok("record llama --data ids.npz --out again --target-modules q_proj down_proj --json").json
     assert [site["rows"] for site in document["sites"]] == [320] * 4
@@ -825,7 +866,7 @@ def test_warnings_are_sentences_on_stderr(there):
     assert ".py" not in done.err and done.json["out"] == "e"
 
 
-def test_every_verb_can_speak_json(there):
+def test_every_verb_can_speak_json(there, checkpoint):
     lines = [
         "layers tinynets:build",
         "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words",
@@ -834,6 +875,7 @@ def test_every_verb_can_speak_json(there):
         "engram digits.rec --model tinynets:build --concepts 3 --out e --sensitivity",
         "edit tinynets:build --engram e --out edited",
         "compare tinynets:build edited",
+        f"export {checkpoint.parent / 'one'} --base {checkpoint} --lora adapter",
     ]
     assert [line.split()[0] for line in lines] == list(VERBS)
     for line in lines:
@@ -912,6 +954,8 @@ PAIR = FORM.replace("--concepts 3", "--concepts 3 8")
 EDIT = "edit tinynets:build --engram three --out out"
 TIED = "edit tinynets:tied --engram one --out out"
 TEXTS = "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words"
+
+CARRIED = "export whole --base llama --lora out"
 
 # (verb, option, a command without it or with another value, the same command with it)
 CHANGES = [
@@ -1004,12 +1048,25 @@ CHANGES = [
     ),
     ("edit", "--out", EDIT, EDIT.replace("--out out", "--out elsewhere")),
     ("edit", "--json", EDIT, f"{EDIT} --json"),
+    ("export", "--base", CARRIED, CARRIED.replace("--base llama", "--base wide")),
+    ("export", "--base-model", CARRIED, f"{CARRIED} --base-model owner/name"),
+    ("export", "--lora", CARRIED, CARRIED.replace("--lora out", "--lora elsewhere")),
+    ("export", "--checkpoint", CARRIED, CARRIED.replace("--lora", "--checkpoint")),
+    ("export", "--alpha", CARRIED, f"{CARRIED} --alpha 0.5"),
+    ("export", "--strength", CARRIED, f"{CARRIED} --strength weight-norm"),
+    ("export", "--inject", CARRIED, f"{CARRIED} --inject"),
+    ("export", "--tied", CARRIED, f"{CARRIED} --tied untie"),
+    ("export", "--rank", CARRIED, f"{CARRIED} --rank 3"),
+    ("export", "--energy", CARRIED, f"{CARRIED} --energy 0.5"),
+    ("export", "--max-rank", CARRIED, f"{CARRIED} --max-rank 2"),
+    ("export", "--dtype", CARRIED, f"{CARRIED} --dtype bfloat16"),
+    ("export", "--json", CARRIED, f"{CARRIED} --json"),
     ("compare", "--json", "compare tinynets:build tinynets:other", "compare tinynets:build tinynets:other --json"),
 ]
 
 
 @pytest.fixture(scope="module")
-def options_folder(made, tmp_path_factory) -> Path:
+def options_folder(made, checkpoint, tmp_path_factory) -> Path:
     """That folder with what the options need."""
     from PIL import Image
 
@@ -1020,6 +1077,9 @@ def options_folder(made, tmp_path_factory) -> Path:
         path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
+    shutil.copytree(checkpoint, folder / "llama")
+    shutil.copytree(checkpoint, folder / "wide")
+    shutil.copytree(checkpoint.parent / "one", folder / "whole")
     with in_folder(folder):
         torch.save(network("other").state_dict(), "other.pt")
         ok("engram digits.rec --model tinynets:build --concepts 8 --out eight")
@@ -1033,6 +1093,8 @@ def effect(line: str) -> dict[str, object]:
     done = lashley_(line)
     files: dict[str, object] = {}
     for path in (file for folder in ("out", "elsewhere") for file in Path(folder).glob("*")):
+        if path.name == "README.md":
+            continue  # it shows the command line
         content = path.read_bytes()
         if path.suffix == ".json":  # the command line itself is no effect
             hidden = ("command", "made_by", "files", "checksum")

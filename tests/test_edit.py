@@ -19,6 +19,7 @@ from editing import engram_of, mlp, randomised, raw, state
 from helpers import assert_close, assert_near
 from lashley import Engram, ablate, ablate_, ablated, inject, inject_, injected
 from lashley.edit import apply, receipt
+from lashley.engram import Delta
 from lashley.errors import EditError, LashleyError, LashleyWarning, ModelError
 
 EDITS = [ablate, ablate_, ablated, inject, inject_, injected]
@@ -129,25 +130,26 @@ def test_a_weight_larger_than_a_piece_is_edited_whole(monkeypatch):
     assert [raw(p) for p in model.parameters()] == [raw(p) for p in again.parameters()]
 
 
-def test_at_most_one_wide_tensor_is_held(monkeypatch):
-    """Only the old bytes of every layer and one wide change at a time: what editing a large model costs."""
+def test_at_most_one_piece_of_a_delta_is_held(monkeypatch):
+    """Only the old bytes of every layer and one piece of a change at a time: what editing a large model costs."""
+    monkeypatch.setattr(receipt, "_PIECE", 1024)
     model = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(6)])
     engram = engram_of(model, rank=2)
     alive: list[int] = []
     most = 0
-    step = apply._Target.step
+    rows = Delta.rows
 
-    def counted(target):
+    def counted(delta, which, start, stop):
         nonlocal most
-        made = step(target)
-        alive.append(1)
-        most = max(most, len(alive))
+        made = rows(delta, which, start, stop)
+        alive.append(made.numel())
+        most = max(most, sum(alive))
         weakref.finalize(made, alive.pop)
         return made
 
-    monkeypatch.setattr(apply._Target, "step", counted)
+    monkeypatch.setattr(Delta, "rows", counted)
     ablate_(model, engram)
-    assert most == 1
+    assert most == 1024
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])

@@ -202,16 +202,18 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def compare(before: nn.Module | Mapping[str, Tensor], after: nn.Module | Mapping[str, Tensor]) -> Receipt:
     """What differs between two models or state dicts, tensor by tensor, buffers included.
 
+    A state dict that reads its tensors when it is asked for them, such as `lashley.export.Source`, is read one by one.
+
     Raises:
         ModelError: a side is neither a model nor a state dict of tensors.
         EditError: a tensor has another shape on the other side.
     """
     old, new = _state(before), _state(after)
     changes = {}
-    for name, a in old.items():
+    for name in old:
         if name not in new:
             continue
-        b = new[name]
+        a, b = old[name], new[name]
         if a.shape != b.shape:
             raise EditError(
                 f"Expected {name!r} to have one shape, got {list(a.shape)} before and {list(b.shape)} after: these are "
@@ -232,6 +234,8 @@ def _state(side: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {name: value for name, value in unwrap(side).state_dict().items() if isinstance(value, Tensor)}
     if not isinstance(side, Mapping):
         raise ModelError(f"Expected a model or a state dict, got {type(side).__name__}.")
+    if not isinstance(side, dict):
+        return side  # it reads its tensors when it is asked for them
     if strangers := [name for name, value in side.items() if not isinstance(value, Tensor)]:
         raise ModelError(
             f"Expected a state dict of tensors, got {type(side[strangers[0]]).__name__} under {strangers[0]!r}. "

@@ -32,10 +32,12 @@ from lashley.recorder import record
 from lashley.recording import Recording
 from lashley.store import amend, check_target
 
-__all__ = ["AUTO", "LEVEL", "NEVER_SEEN", "Job", "Plan"]
+__all__ = ["AUTO", "LEVEL", "NEVER_SEEN", "STRENGTH", "TIED", "Job", "Plan"]
 
 NEVER_SEEN = "never seen"  # the set of texts that the model cannot know
+# The default for language models; see docs/texts.md for the study that chose it.
 AUTO = Projection(sharpness=2.0, threshold=0.4)
+STRENGTH, TIED = "uniform", "skip"
 LEVEL = 0.05  # answer probability that counts as forgotten where no texts that the model never saw are given
 _AS_WRITTEN = 1e-3  # largest difference of logits, of their largest, between the files and the edit in memory
 REPORT = "forgetting.json"
@@ -65,11 +67,11 @@ class Plan:
     """
 
     estimator: Projection = AUTO
-    strength: str = "uniform"
+    strength: str = STRENGTH
     alpha: float | None = None
     point: int | None = None
     level: float | None = None
-    tied: str = "skip"
+    tied: str = TIED
     form: str = "checkpoint"
     layers: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, Any] = field(default_factory=dict)
@@ -149,7 +151,9 @@ class Job:
             self.say(f"writing the {self.plan.form}")
             self.found["receipt"] = self.write(engram, alpha, folder)
             self.verify(engram, alpha, before, folder)
-            model_card(folder, base=self.source, title=Path(out).name, data=self._card_data(), metrics=self._card_rows())
+            model_card(
+                folder, base=self.source, title=Path(out).name, data=self._card_data(), metrics=self._card_rows()
+            )
             report = {**self.found, "command": command(), "made_by": environment()}
             amend(folder, REPORT, json.dumps(report, indent=1) + "\n")
         return report
@@ -216,9 +220,7 @@ class Job:
         """Answers of all sets and continuations of some rows."""
         self.say(f"measuring {'before' if before is None else 'after'}")
         kept = before.reference if before is not None else reference(model, self.probes[RETAIN])
-        scores = {
-            name: answers(model, texts, kept if name == RETAIN else None) for name, texts in self.probes.items()
-        }
+        scores = {name: answers(model, texts, kept if name == RETAIN else None) for name, texts in self.probes.items()}
         written = {name: self._written(model, texts) for name, texts in self.probes.items()}
         return _Measured(scores, written, kept)
 
@@ -267,10 +269,9 @@ class Job:
 
     def _written(self, model: nn.Module, texts: TextBatches) -> list[dict[str, str]]:
         """Prompts, the answers that the rows have, and what the model writes."""
-        chosen = _spread(texts.rows, self.plan.samples)
-        starts = [next(k for k, counts in enumerate(row.counts) if counts) for row in chosen]
-        chosen, starts = zip(*[(r, s) for r, s in zip(chosen, starts, strict=True) if s > 1], strict=True) or ((), ())
-        prompts = [row.ids[:start] for row, start in zip(chosen, starts, strict=True)]
+        starts = [(row, row.counts.index(True)) for row in _spread(texts.rows, self.plan.samples)]
+        chosen = [row for row, start in starts if start > 1]  # a text without a prompt has nothing to be continued
+        prompts = [row.ids[:start] for row, start in starts if start > 1]
         wrote = continuations(model, self.tokenizer, prompts, self.plan.new_tokens)
 
         def text(ids: Iterable[int]) -> str:
