@@ -356,8 +356,10 @@ class _Recorder:
 
     def _step(self, batch: Any, members: Members) -> None:
         """The forward pass of a batch, and the rows of every layer to the sums of its concepts."""
-        self.now = now = _Pass(self.number, batch, members)
         self.tally.overlapping |= any(concept is None for concept, _ in members.parts)
+        if self.tally.counts_all:
+            members = Members([*members.parts, (None, None)], members.samples)
+        self.now = now = _Pass(self.number, batch, members)
         on_output = self._on_output if now.number == 0 else None
         if self.sharing is not None:
             self.sharing.begin()
