@@ -8,7 +8,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench-mnist clean
+.PHONY: help setup check test demo bench-mnist bench-peer clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -35,6 +35,9 @@ demo: $(READY)  ## memories found, taken out and put back in networks trained on
 
 bench-mnist: $(READY)  ## the paper's MLP on MNIST, three seeds; rewrites the committed results
 	$(BIN)/python -m benchmarks.mnist
+
+bench-peer: $(READY)  ## beside the authors' package (pip install ai-engram==0.11.0); rewrites the committed results
+	$(BIN)/python -m benchmarks.peer
 
 clean:  ## remove .venv and everything these commands leave
 	rm -rf .venv demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -175,7 +175,7 @@ class Tally:
             sums[concept] = total = layer.accumulator(self.dtype)
             if self.keep == "products" and not isinstance(total, Counts):
                 if concept is None and self.mapping:  # takes moments
-                    sums[concept] = Accumulator(layer.dim, layer.matrices, torch.float64)
+                    sums[concept] = Accumulator(layer.dim, layer.matrices, self.dtype)
                 elif concept is not None and self._of_rows and self._sites_known:
                     sums[concept] = Products(self._outputs(name), self.dtype)
         return sums[concept]

@@ -34,15 +34,18 @@ estimators
 geometry
 stats
 layers
+parameters
 select
 data
 store
 shelf
 engram strength
+solving
 hooks
 resemblance
 edit
 recording
+merging
 checkpoint
 tally
 recorder
