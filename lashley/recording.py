@@ -501,7 +501,7 @@ def from_folder(reader: Reader) -> Recording:
         kept=kept,
         pooled=pooled or None,
         keep=manifest["keep"],
-        dtype=None if manifest["dtype"] is None else getattr(torch, manifest["dtype"]),
+        dtype=None if manifest.get("dtype") is None else getattr(torch, manifest["dtype"]),
         overlapping=manifest["overlapping"],
         weights=manifest["weights"],
         shards=tuple(manifest["shards"]),
