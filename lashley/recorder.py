@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lashley import identity
 from lashley.checkpoint import Checkpoint, opened
 from lashley.data.batches import batch_digest, batch_size, call, moved, total_batches
 from lashley.data.concepts import Members, check_data, stream
@@ -198,14 +199,14 @@ class _Asked:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint is the checkpoint of: what must be the same when it goes on."""
-        tensors = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
         return {
             "data": "{concept: batches}" if self.mapping else "batches with concept_of",
             "concepts": self.concepts,
             "layers": {name: layer.to_json() for name, layer in self.layers.items()},
-            "weights": {name: fingerprint(tensor) for name, tensor in tensors.items()},
-            "rows": _name(self.rows),
-            "forward": _name(self.forward),
+            "weights": identity.of_tensors(self.model),
+            "modules": identity.of_modules(self.model),
+            "rows": identity.of_function(self.rows),
+            "forward": identity.of_function(self.forward),
             "dtype": None if self.dtype is None else str(self.dtype),
             "keep": self.keep,
         }
@@ -357,8 +358,10 @@ class _Recorder:
 
     def _step(self, batch: Any, members: Members) -> None:
         """The forward pass of a batch, and the rows of every layer to the sums of its concepts."""
-        self.now = now = _Pass(self.number, batch, members)
         self.tally.overlapping |= any(concept is None for concept, _ in members.parts)
+        if self.tally.counts_all:
+            members = Members([*members.parts, (None, None)], members.samples)
+        self.now = now = _Pass(self.number, batch, members)
         on_output = self._on_output if now.number == 0 else None
         if self.sharing is not None:
             self.sharing.begin()
@@ -551,11 +554,6 @@ def _other_data(what: str, concept: str, there: object, now: object) -> DataErro
         + f" was {there} there and is {now} now. Are they shuffled anew, or changed at random? Give the same batches "
         "in the same order, or another folder."
     )
-
-
-def _name(function: Callable[..., object] | None) -> str | None:
-    """A function itself cannot be compared with that of another process."""
-    return None if function is None else getattr(function, "__qualname__", type(function).__name__)
 
 
 def _natural(name: str) -> tuple[int, int, str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -279,7 +280,11 @@ class Recording:
         return [row for table in rows.values() for row in table]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recording to a folder, complete or not at all."""
+        """Write the recording to a folder, complete or not at all. In the folder of its checkpoint it is already."""
+        if shelves := [held for held in self._moments if isinstance(held, Shelf) and held.is_in(Path(path))]:
+            for shelf in shelves:
+                shelf.check()
+            return
         entries: list[dict[str, Any]] = []
         with writing(path) as folder:
             for number, held in enumerate(self._moments):
@@ -496,7 +501,7 @@ def from_folder(reader: Reader) -> Recording:
         kept=kept,
         pooled=pooled or None,
         keep=manifest["keep"],
-        dtype=None if manifest["dtype"] is None else getattr(torch, manifest["dtype"]),
+        dtype=None if manifest.get("dtype") is None else getattr(torch, manifest["dtype"]),
         overlapping=manifest["overlapping"],
         weights=manifest["weights"],
         shards=tuple(manifest["shards"]),

@@ -78,8 +78,6 @@ class Tally:
         totals = _fill(into, self.layers[name], chosen, x)
         if (chosen.concept is None) == self.overlapping:  # every row once
             self.rows[name] += into.count - before
-        if self._of_rows and not self.overlapping:
-            _fill(self._sum(name, None), self.layers[name], chosen, x)
         return totals
 
     def share(self, leader: Mapping[str, str]) -> None:
@@ -181,6 +179,11 @@ class Tally:
                 elif concept is not None and self._of_rows and self._sites_known:
                     sums[concept] = Products(self._outputs(name), self.dtype)
         return sums[concept]
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether the rows of a batch have to be given to the concept None too, which the batch does not have."""
+        return self._of_rows and not self.overlapping
 
     @property
     def _of_rows(self) -> bool:

@@ -885,6 +885,9 @@ def test_a_compiled_model_is_recorded_through_the_module_that_was_written():
     by_hand = record(whole, {"a": X.split(8)}, forward=lambda _, batch: whole(batch))  # calls the compiled one
     assert_same(by_hand, wanted)
     assert not compiled["frames"]  # the hooks are not compiled along
+    for function in (whole, torch.compile(lambda batch: model(batch), backend="eager")):
+        function(X)
+        assert_same(record(model, {"a": X.split(8)}, forward=lambda _, batch, call=function: call(batch)), wanted)
     in_place = mlp()
     in_place.compile(backend="eager")
     in_place(X)

@@ -171,7 +171,11 @@ def _page(report: dict[str, Any], folder: Path) -> Path:
 def _text(report: dict[str, Any]) -> str:
     words = ("answer probability", "exact memorisation", "divergence")
     rows = [
-        (name, *(both[when].get(key) for key in ("probability", "exact") for when in ("before", "after")), both["after"].get("kl"))
+        (
+            name,
+            *(both[when].get(key) for key in ("probability", "exact") for when in ("before", "after")),
+            both["after"].get("kl"),
+        )
         for name, both in report["measures"].items()
     ]
     head = ("set", f"{words[0]}", "after", words[1], "after", words[2])
