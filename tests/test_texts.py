@@ -16,7 +16,19 @@ from helpers import assert_close
 from lashley.data.text import QUESTION_ANSWER, Template
 from lashley.data.text.check import pieces
 from lashley.errors import DataError, LashleyWarning
-from vocabularies import CHATML, LLAMA_3, MARKED, THINKING, UNCLOSED, Slow, byte_level, instructed, metaspace, wordpiece
+from vocabularies import (
+    CHATML,
+    LLAMA_3,
+    MARKED,
+    SIGNED,
+    THINKING,
+    UNCLOSED,
+    Slow,
+    byte_level,
+    instructed,
+    metaspace,
+    wordpiece,
+)
 
 BYTES = byte_level()
 TRIMMED = byte_level(trim=True)
@@ -281,9 +293,10 @@ def test_what_the_tokenizer_adds_is_not_added_again():
     batches = lashley.text_batches(["Ada wrote"], metaspace())
     assert whole(batches) == "<s> Ada wrote</s>" and batches.rows[0].ids[:2].count(1) == 1
     assert batches.report.bos == {"tokenizer": 1} and batches.report.eos == {"lashley": 1}
-    bert = lashley.text_batches(["Ada wrote"], wordpiece())
+    bert = lashley.text_batches(["Ada wrote", "[CLS] Ada wrote [SEP]"], wordpiece())
     assert whole(bert) == "[CLS] ada wrote [SEP]" and counted(bert) == "ada wrote"
-    assert bert.report.bos_token == "[CLS]" and bert.report.bos == bert.report.eos == {"tokenizer": 1}
+    assert bert.rows[0].ids == bert.rows[1].ids and bert.rows[1].bos == "text"
+    assert bert.report.bos_token == "[CLS]" and bert.report.bos == bert.report.eos == {"tokenizer": 1, "text": 1}
 
 
 def test_two_bos_in_the_text_itself_are_told():
@@ -420,6 +433,19 @@ def test_what_a_template_adds_to_an_answer_or_takes_from_it_is_not_the_answer():
         assert marked == ["A writer.<|im_end|>", f"{last}<|im_end|>"]
 
 
+def test_the_marks_of_a_template_have_the_last_word():
+    batches = lashley.text_batches([TALK[:2]], instructed(SIGNED, **CHAT_EOS))
+    assert counted(batches) == "I say: A writer."
+    assert whole(batches).endswith("A writer.<|im_end|>\n") and batches.report.eos == {"chat template": 1}
+
+
+def test_a_turn_may_end_in_another_token_than_the_eos():
+    tokenizer = instructed(CHATML, eos_token="<|eot_id|>")
+    batches = lashley.text_batches([TALK[:2]], tokenizer)
+    assert counted(batches) == "A writer.<|im_end|>" and whole(batches).endswith("<|im_end|>\n")
+    assert counted(lashley.text_batches(["A writer."], tokenizer)) == "A writer.<|eot_id|>"
+
+
 def test_a_turn_that_no_special_token_ends_gets_the_eos():
     tokenizer = instructed(UNCLOSED, **CHAT_EOS)
     batches = lashley.text_batches([TALK[:2]], tokenizer)
@@ -452,7 +478,9 @@ def test_a_slow_tokenizer_can_chat():
 
 REFUSING = "{{ raise_exception('roles must alternate') }}"
 HIDING = "{% for message in messages %}{{ message['content'] | upper }}{% endfor %}"
+MEASURING = "{% for message in messages %}{{ message['content'] | length }}: {{ message['content'] }}{% endfor %}"
 WRONG_CHATS = {
+    "measured": (instructed(MEASURING), TALK[:2], {}, "does not show where the assistant's message 1 begins"),
     "no template": (BYTES, TALK, {}, "Row 0: a chat takes a chat template, and the tokenizer has none"),
     "not wanted": (instructed(CHATML), TALK, {"chat": False}, "Leave out chat=False"),
     "with a template": (instructed(CHATML), TALK, {"template": ("a", "b")}, "does not apply to"),

@@ -33,6 +33,12 @@ MARKED = (
     "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% else %}"
     "{{ message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
 )
+SIGNED = (  # marks a signature as generated too, and leaves the end of the turn unmarked
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ 'I say: ' + message['content'] }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+)
 THINKING = (  # puts an empty thought before the last answer only, and takes thoughts out of earlier ones
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
