@@ -293,10 +293,10 @@ def test_what_the_tokenizer_adds_is_not_added_again():
     batches = lashley.text_batches(["Ada wrote"], metaspace())
     assert whole(batches) == "<s> Ada wrote</s>" and batches.rows[0].ids[:2].count(1) == 1
     assert batches.report.bos == {"tokenizer": 1} and batches.report.eos == {"lashley": 1}
-    bert = lashley.text_batches(["Ada wrote"], wordpiece())
+    bert = lashley.text_batches(["Ada wrote", "[CLS] Ada wrote [SEP]"], wordpiece())
     assert whole(bert) == "[CLS] ada wrote [SEP]" and counted(bert) == "ada wrote"
-    assert lashley.text_batches(["[CLS] Ada wrote [SEP]"], wordpiece()).rows[0].ids == bert.rows[0].ids
-    assert bert.report.bos_token == "[CLS]" and bert.report.bos == bert.report.eos == {"tokenizer": 1}
+    assert bert.rows[0].ids == bert.rows[1].ids and bert.rows[1].bos == "text"
+    assert bert.report.bos_token == "[CLS]" and bert.report.bos == bert.report.eos == {"tokenizer": 1, "text": 1}
 
 
 def test_two_bos_in_the_text_itself_are_told():

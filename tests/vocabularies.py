@@ -35,7 +35,8 @@ MARKED = (
 )
 SIGNED = (  # marks a signature as generated too, and leaves the end of the turn unmarked
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ 'I say: ' + message['content'] }}{% endgeneration %}{% else %}{{ message['content'] }}{% endif %}"
+    "{% generation %}{{ 'I say: ' + message['content'] }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}"
     "{{ '<|im_end|>\n' }}{% endfor %}"
 )
 THINKING = (  # puts an empty thought before the last answer only, and takes thoughts out of earlier ones
