@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import lashley
 from lashley.errors import DataError, EditError
-from lashley.forgetting import Point, choose, front, held_out
+from lashley.forgetting import Point, balance, choose, front, held_out
 from lashley.metrics import answers
 from test_language_models import batches, build
 
@@ -37,6 +37,15 @@ def test_the_weakest_that_is_enough_is_chosen() -> None:
 
 def test_without_one_the_nearest_is_and_it_says_so() -> None:
     assert choose(points(0.9, 0.3, 0.2, 0.4), 0.1) == (points(0.9, 0.3, 0.2)[2], False)
+
+
+def test_without_a_level_forgetting_and_keeping_are_balanced() -> None:
+    def point(number: int, forget: float, retain: float) -> Point:
+        return Point(number, float(number), forget, forget, retain, retain, 0.0)
+
+    found = [point(0, 0.8, 0.9), point(1, 0.4, 0.9), point(2, 0.16, 0.72), point(3, 0.0, 0.0)]
+    assert [balance(p, found[0]) for p in found] == pytest.approx([0, 2 * 0.5 / 1.5, 0.8, 0])
+    assert choose(found) == (found[2], True)
 
 
 @pytest.mark.parametrize("strength", ["uniform", "weight-norm"])

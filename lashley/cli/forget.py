@@ -22,9 +22,9 @@ Take a set of texts out of a causal language model: record it and what is to be 
 choose how strong the edit is on rows that were held out, write the edited checkpoint (or a LoRA adapter), load it again
 to see that it computes what it should, and report what was forgotten, what was kept and where it sat.
 
-Without --alpha, --point or --preset the strength is chosen: the weakest that makes held-out rows of the forget set as
-improbable as texts that the model never saw (--never-seen), or as --level. The recording stays beside the result and is
-used again, so that another strength or estimator takes no second pass.
+Without --alpha, --point or --preset the strength is chosen on rows that were held out: the one that best balances what
+is forgotten and what is kept, or with --level the weakest that makes them so improbable. The recording stays beside the
+result and is used again, so that another strength or estimator takes no second pass.
 """
 EXAMPLE = """\
   lashley forget --model ./checkpoint --forget forget.jsonl --retain retain.jsonl --out ./forgotten
@@ -169,14 +169,11 @@ def _page(report: dict[str, Any], folder: Path) -> Path:
 
 
 def _text(report: dict[str, Any]) -> str:
-    words = ("answer probability", "exact memorisation", "divergence")
-    rows = [
-        (
-            name,
-            *(both[when].get(key) for key in ("probability", "exact") for when in ("before", "after")),
-            both["after"].get("kl"),
+    head = ("set", "answer probability", "after", "exact memorisation", "after", "divergence")
+    rows = []
+    for name, both in report["measures"].items():
+        before, after = both["before"], both["after"]
+        rows.append(
+            (name, before["probability"], after["probability"], before["exact"], after["exact"], after.get("kl"))
         )
-        for name, both in report["measures"].items()
-    ]
-    head = ("set", f"{words[0]}", "after", words[1], "after", words[2])
     return f"{table(head, rows)}\n\nalpha {report['alpha']:g} ({report['alpha_from']})"

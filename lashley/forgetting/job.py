@@ -24,7 +24,18 @@ from lashley.engram import Engram
 from lashley.errors import DataError, EditError, LashleyWarning
 from lashley.estimators import Projection
 from lashley.export import model_card, rewrite_checkpoint, save_lora
-from lashley.forgetting.front import ALPHAS, FORGET, HELD_OUT, RETAIN, STRENGTHS, Point, choose, front, held_out
+from lashley.forgetting.front import (
+    ALPHAS,
+    FORGET,
+    HELD_OUT,
+    RETAIN,
+    STRENGTHS,
+    Point,
+    balance,
+    choose,
+    front,
+    held_out,
+)
 from lashley.hooks import at_rest
 from lashley.metrics import Answers, answers, continuations, reference
 from lashley.provenance import command, environment
@@ -32,13 +43,12 @@ from lashley.recorder import record
 from lashley.recording import Recording
 from lashley.store import amend, check_target
 
-__all__ = ["AUTO", "LEVEL", "NEVER_SEEN", "STRENGTH", "TIED", "Job", "Plan"]
+__all__ = ["AUTO", "NEVER_SEEN", "STRENGTH", "TIED", "Job", "Plan"]
 
 NEVER_SEEN = "never seen"  # the set of texts that the model cannot know
 # The default for language models; see docs/texts.md for the study that chose it.
 AUTO = Projection(sharpness=2.0, threshold=0.4)
 STRENGTH, TIED = "uniform", "skip"
-LEVEL = 0.05  # answer probability that counts as forgotten where no texts that the model never saw are given
 _AS_WRITTEN = 1e-3  # largest difference of logits, of their largest, between the files and the edit in memory
 REPORT = "forgetting.json"
 
@@ -53,9 +63,9 @@ class Plan:
         estimator: of the engram.
         strength: how alpha is spread over layers: "uniform" or "weight-norm".
         alpha: the strength; None: chosen from the front.
-        point: the number of a point of the front, in place of alpha; None: chosen by ``level``.
-        level: answer probability of held-out rows at which they count as forgotten. None: that of texts that the model
-            never saw where they are given, else `LEVEL`.
+        point: the number of a point of the front, in place of alpha; None: chosen (`choose`).
+        level: answer probability of held-out rows at which they count as forgotten; None: forgetting and keeping are
+            balanced instead.
         tied: "skip", "untie" or "both", as in `lashley.ablate_`.
         form: "checkpoint" or "lora".
         layers: which layers are recorded, as in `lashley.record`.
@@ -143,7 +153,10 @@ class Job:
         check_target(out)
         recorded = self.record(recording)
         self.say("solving")
-        engram = recorded.engram(self.model, [FORGET, HELD_OUT[FORGET]], estimator=self.plan.estimator)
+        both = recorded.engram(self.model, [FORGET, HELD_OUT[FORGET]], estimator=self.plan.estimator)
+        engram = Engram(
+            dict(both), {FORGET: 1.0}, both.estimator
+        )  # that it was recorded in two parts is of no interest
         self.found["weight_norms"] = engram.weight_norms()
         alpha = self.strength(recorded)
         before = self.measure(self.model)
@@ -177,37 +190,40 @@ class Job:
         points = front(
             self.model, trial, judges[FORGET], judges[RETAIN], ALPHAS, strength=plan.strength, tied=plan.tied
         )
-        level, why = self._level()
-        suggested, reached = choose(points, level)
+        suggested, reached = choose(points, plan.level)
         self.found["front"] = {
-            "points": [point.to_dict() for point in points],
-            "level": level,
-            "level_from": why,
+            "points": [{**point.to_dict(), "balance": balance(point, points[0])} for point in points],
+            "level": plan.level,
+            "never_seen": self._never_seen(),
             "suggested": suggested.number,
             "reached": reached,
         }
         if plan.alpha is not None:
-            self.found |= {"alpha": plan.alpha, "alpha_from": "named"}
+            taken, why = plan.alpha, "named"
         elif plan.point is not None:
-            self.found |= {"alpha": _point(points, plan.point).alpha, "alpha_from": f"point {plan.point} of the front"}
+            taken, why = _point(points, plan.point).alpha, f"point {plan.point} of the front"
         else:
-            self.found |= {"alpha": suggested.alpha, "alpha_from": f"point {suggested.number}, chosen from the front"}
-            if not reached:
-                warnings.warn(
-                    f"No strength of the front makes held-out rows as improbable as {level:.3g} ({why}); the nearest, "
-                    f"{suggested.forget:.3g} at alpha {suggested.alpha:g}, was taken. Look at the front in the report, "
-                    "and choose a point by its number if it costs too much.",
-                    LashleyWarning,
-                    stacklevel=4,
-                )
-        alpha: float = self.found["alpha"]
-        if alpha == 0:
+            taken, why = suggested.alpha, f"point {suggested.number}, chosen from the front"
+            self._check(points[0], suggested, reached)
+        self.found |= {"alpha": taken, "alpha_from": why}
+        return taken
+
+    def _check(self, untouched: Point, suggested: Point, reached: bool) -> None:
+        """Refuse a choice that does nothing, and say when none does enough."""
+        if not reached:
+            warnings.warn(
+                f"No strength of the front makes held-out rows as improbable as {self.plan.level}; the nearest, "
+                f"{suggested.forget:.3g} at alpha {suggested.alpha:g}, was taken. Look at the front in the report, and "
+                "choose a point by its number if it costs too much.",
+                LashleyWarning,
+                stacklevel=5,
+            )
+        if suggested.alpha == 0:
             raise EditError(
                 f"Expected something to forget, got held-out rows whose answers have a probability of "
-                f"{points[0].forget:.3g} in the model as it is, no more than the level {level:.3g} ({why}). Name a "
-                "strength (alpha) or a lower level if you mean it."
+                f"{untouched.forget:.3g} in the model as it is, and no strength that is better than none. Name a "
+                "strength (alpha) if you mean it."
             )
-        return alpha
 
     def write(self, engram: Engram, alpha: float, folder: Path) -> dict[str, Any]:
         """The edit in the form that was asked for; what it says about itself."""
@@ -259,13 +275,11 @@ class Job:
     def _texts(self, rows: Sequence[Any]) -> TextBatches:
         return text_batches(rows, self.tokenizer, self.plan.batch_size, **self.plan.texts)
 
-    def _level(self) -> tuple[float, str]:
-        if self.plan.level is not None:
-            return self.plan.level, "named"
-        if NEVER_SEEN in self.probes:
-            seen = answers(self.model, self.probes[NEVER_SEEN]).means()["probability"]
-            return seen, "the probability of texts that the model never saw"
-        return LEVEL, "the default"
+    def _never_seen(self) -> float | None:
+        """How probable texts are that the model cannot know, where they are given."""
+        if NEVER_SEEN not in self.probes:
+            return None
+        return answers(self.model, self.probes[NEVER_SEEN]).means()["probability"]
 
     def _written(self, model: nn.Module, texts: TextBatches) -> list[dict[str, str]]:
         """Prompts, the answers that the rows have, and what the model writes."""
