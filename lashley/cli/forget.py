@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,10 @@ def _with_adapter(base: str, folder: Path) -> nn.Module:
         from peft import PeftModel
     except ImportError as error:
         raise ModelError(f"Verifying an adapter takes peft ({error}): pip install 'lashley[hf]'.") from error
-    model: nn.Module = PeftModel.from_pretrained(load_model(base), folder)
+    with warnings.catch_warnings():
+        # peft warns of merging a head that is tied in the base; the adapter adds to the head alone, as was asked for.
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
+        model: nn.Module = PeftModel.from_pretrained(load_model(base), folder)
     return model
 
 

@@ -178,7 +178,10 @@ class Job:
         for name in (FORGET, RETAIN):
             for concept, rows in zip((name, HELD_OUT[name]), self.parts[name], strict=True):
                 concepts[concept] = self._texts([self.rows[name][row] for row in rows])
-        return record(self.model, concepts, checkpoint=Path(folder), **self.plan.layers)
+        try:
+            return record(self.model, concepts, checkpoint=Path(folder), **self.plan.layers)
+        except DataError as error:
+            raise DataError(f"{error} The recording is kept in {folder}; delete it or name another folder.") from None
 
     def strength(self, recorded: Recording) -> float:
         """The strength that was named, or that the front suggests; the front is kept either way."""

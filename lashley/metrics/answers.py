@@ -151,8 +151,8 @@ def continuations(
 
 
 def _labelled(model: nn.Module, batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Per batch, for its n labelled tokens: logits ``[n, V]``, the tokens ``[n]`` and the row of each ``[n]``; and which
-    of them is the last of every row.
+    """Per batch, for its n labelled tokens: logits ``[n, V]``, the tokens and the row of each; and which is the last of
+    every row.
     """
     shift = 0 if getattr(getattr(model, "config", None), "is_encoder_decoder", False) else 1
     device = next(model.parameters()).device
