@@ -32,8 +32,8 @@ def blocks(tensor: Tensor, parts: Sequence[Part]) -> Iterator[tuple[Tensor, Tens
         start = stop
 
 
-def check(name: str, tensor: Tensor, parts: Sequence[Part]) -> None:
-    """Refuse an edit that would not leave finite numbers; ``name`` is for the message."""
+def check(name: str, tensor: Tensor, parts: Sequence[Part] = ()) -> None:
+    """Refuse an edit that would not leave finite numbers, or has not; ``name`` is for the message."""
     for old, step in blocks(tensor, parts):
         if not torch.isfinite((old.to(step.dtype) + step).to(old.dtype)).all():
             raise EditError(
