@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 import language
 import lashley
 from editing import engram_of, randomised
 from helpers import assert_near, gaussian
 from lashley.engram import Delta
-from lashley.errors import EditError, LashleyWarning, StoreError
-from lashley.export import lora, save_lora
+from lashley.errors import EditError, LashleyWarning, ModelError, StoreError
+from lashley.export import Adapted, Source, lora, save_lora
 from lashley.layers import describe
 
 # peft asks transformers 5 for a property that has been given another name; nothing of ours is involved.
@@ -347,3 +348,57 @@ def test_the_report_and_the_folder(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="notes.txt"):
         save_lora(engram, tmp_path / "adapter")
+
+
+# An adapter read by ourselves.
+
+
+@pytest.mark.parametrize("make", [language.llama, language.qwen, language.gpt2])
+def test_a_base_with_an_adapter_added_is_the_edited_model(make: Any, tmp_path: Path) -> None:
+    model = make()
+    model.save_pretrained(tmp_path / "base")
+    engram = language.recorded(model).engram(model, "one")
+    save_lora(engram, tmp_path / "adapter", base=model, tied="untie")
+    found = Adapted(Source(tmp_path / "base"), tmp_path / "adapter")
+    expected = lashley.ablate(model, engram, tied="untie").state_dict()
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert_near(found[name], value, rel=1e-6)
+
+
+def test_convolutions_and_embeddings_read_back(tmp_path: Path) -> None:
+    pictures = randomised(Pictures())
+    save_lora(engram_of(pictures, bias=False), tmp_path / "pictures", energy=1.0)
+    words = randomised(nn.ModuleDict({"table": nn.Embedding(9, 5), "square": Conv1D(6, 6)}))
+    save_lora(engram_of(words, bias=False), tmp_path / "words", energy=1.0)
+    for model, name in ((pictures, "pictures"), (words, "words")):
+        found = Adapted(model.state_dict(), tmp_path / name)
+        for key, value in lashley.ablate(model, engram_of(model, bias=False)).state_dict().items():
+            assert_near(found[key], value, rel=1e-6)
+
+
+def test_adapters_that_are_not_read(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 5))
+    save_lora(engram_of(model, bias=False), tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    values = json.loads(config.read_text())
+    with pytest.raises(ModelError, match=r"to have '0.weight', which .* changes.*for another base"):
+        Adapted(nn.ModuleDict({"head": nn.Linear(6, 5)}).state_dict(), tmp_path / "adapter")
+    other = Adapted(nn.Sequential(nn.Linear(7, 5)).state_dict(), tmp_path / "adapter")
+    with pytest.raises(ModelError, match=r"of the shape \[5, 6\] of the adapter .*, got \[5, 7\].*for another base"):
+        other["0.weight"]
+    for change in ({"use_dora": True}, {"rank_pattern": {"0": 4}}, {"peft_type": "LOHA"}):
+        config.write_text(json.dumps({**values, **change}))
+        with pytest.raises(ModelError, match=f"with {next(iter(change))} "):
+            Adapted(model.state_dict(), tmp_path / "adapter")
+    config.write_text(json.dumps({**values, "use_rslora": True}))
+    scaled = Adapted(model.state_dict(), tmp_path / "adapter")
+    config.write_text(json.dumps(values))
+    plain = Adapted(model.state_dict(), tmp_path / "adapter")
+    before = model.state_dict()["0.weight"]
+    assert_near(scaled["0.weight"] - before, (plain["0.weight"] - before) * values["r"] ** 0.5, rel=1e-6)
+    save_file({"layer.weight": torch.zeros(2)}, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="named base_model.model.LAYER"):
+        Adapted(model.state_dict(), tmp_path / "adapter")
+    with pytest.raises(ModelError, match="Expected a LoRA adapter with adapter_config.json"):
+        Adapted(model.state_dict(), tmp_path)
