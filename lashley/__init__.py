@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from lashley.estimators import NullSpace as NullSpace
     from lashley.estimators import Projection as Projection
     from lashley.estimators import Ridge as Ridge
+    from lashley.merging import merge as merge
     from lashley.recorder import record as record
     from lashley.recording import Recording as Recording
-    from lashley.recording import merge as merge
     from lashley.resemblance import lookalikes as lookalikes
     from lashley.spectrum import Cut as Cut
 
@@ -43,7 +43,7 @@ __version__ = "0.1.0"
 _HOME = {
     "record": "recorder",
     "Recording": "recording",
-    "merge": "recording",
+    "merge": "merging",
     "Engram": "engram",
     "Cut": "spectrum",
     "Projection": "estimators",

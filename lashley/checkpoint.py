@@ -41,13 +41,17 @@ _HELD: set[Path] = set()  # by this process: the system tells processes apart, n
 class Checkpoint:
     """One process's hold on a folder; made by `opened`.
 
+    Args:
+        handle: of the lock.
+
     Attributes:
         progress: what the last step said; empty where there was none.
         files: what the folder holds.
         complete: the recording, where the run has come to its end before.
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, run: Mapping[str, Any], handle: int) -> None:
+        self._handle = handle
         self.run = json.loads(json.dumps(run))  # as it will be read
         self.progress: Mapping[str, Any] = {}
         self.complete: Reader | None = None
@@ -56,7 +60,7 @@ class Checkpoint:
         found = kind_of(folder)
         if found is None:
             _check_empty(folder)
-            self.files = Growing(folder, {}, UNFINISHED, _NAMES)
+            self.files = Growing(folder, {}, UNFINISHED, _NAMES, self._check_held)
             self.restart()  # whether the folder can be written shows now rather than after an hour
             return
         reader = Reader(folder, KIND, VERSION) if found == KIND else Reader(folder, UNFINISHED, VERSION)
@@ -67,7 +71,7 @@ class Checkpoint:
             for file in reader.checksums:  # damage shows now rather than at the end
                 reader.check(file)
             self.progress, self._steps = reader.manifest["progress"], reader.manifest["steps"]
-        self.files = Growing(folder, reader.checksums, found, _NAMES)
+        self.files = Growing(folder, reader.checksums, found, _NAMES, self._check_held)
         self.files.sweep()
 
     @property
@@ -111,6 +115,14 @@ class Checkpoint:
         """Turn the folder into a recording, of the files of its concepts."""
         self.files.switch(KIND, VERSION, {**manifest, "run": self.run}, concepts)
 
+    def _check_held(self) -> None:
+        """Somebody may have deleted the folder under a running process, and another may have made it anew."""
+        if not _still_there(self.files.folder / _LOCK, self._handle):
+            raise StoreError(
+                f"Expected {self.files.folder} to stay as it was while this process records into it; it was deleted, "
+                "moved or made anew. What is there now is left alone. Record again, into a folder of its own."
+            )
+
     def _state_file(self) -> str:
         return f"state-{self._steps:08d}.safetensors"
 
@@ -126,13 +138,13 @@ def opened(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Iterator[Che
         StoreError: another process works on it, another run made it, it is damaged, or it holds other files.
     """
     folder = Path(path).resolve()
-    with alone(folder):
-        yield Checkpoint(folder, run)
+    with alone(folder) as handle:
+        yield Checkpoint(folder, run, handle)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Nobody else works on the folder, which is made where there is none, until the block ends.
+def alone(folder: Path) -> Iterator[int]:
+    """Nobody else works on the folder, which is made where there is none, until the block ends. Gives the lock.
 
     Raises:
         StoreError: another process works on it, or another thread of this one.
@@ -143,7 +155,7 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         handle = _acquire(folder)
         try:
-            yield
+            yield handle
         finally:
             _release(folder, handle)
     finally:
@@ -174,15 +186,16 @@ def _acquire(folder: Path) -> int:
 
 
 def _release(folder: Path, handle: int) -> None:
-    with contextlib.suppress(OSError):  # a lock file that stays locks nobody out
-        (folder / _LOCK).unlink()
+    if _still_there(folder / _LOCK, handle):  # else it is another's
+        with contextlib.suppress(OSError):  # a lock file that stays locks nobody out
+            (folder / _LOCK).unlink()
     os.close(handle)
 
 
 def _still_there(path: Path, handle: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(handle))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from lashley.errors import EditError, SelectionError, SolveError, StoreError, nearest
 from lashley.estimators import Estimator, Solution
 from lashley.layers import Layer
+from lashley.moments import all_finite
 from lashley.provenance import digest, environment
 from lashley.select import Patterns, match_names
 from lashley.store import Reader, writing
@@ -35,7 +36,7 @@ class Delta:
             when the estimator moves its output by a constant: an edit then adds a bias, unless there is a ``fold``.
         fold: the BatchNorm whose running mean takes the constant instead of a bias; "" where none does.
         factors: ``(A [O, r], B [r, D])`` with ``A @ B`` the delta of the layer's matrix, when the target had fewer
-            rows than columns; else None. As a LoRA adapter: ``lora_B = A``, ``lora_A = B``.
+            rows than columns and than outputs; else None. As a LoRA adapter: ``lora_B = A``, ``lora_A = B``.
         base: fingerprint of the weight the engram was solved for; "" for a sum over different weights.
         base_norm: ``||W||_F`` of that weight; nan for such a sum.
         solutions: how each matrix was solved, or () for a sum of engrams.
@@ -347,7 +348,7 @@ def widest(device: torch.device) -> torch.dtype:
 
 def check_finite(name: str, *tensors: Tensor | None) -> None:
     """Refuse a delta with nan or inf before anyone can apply it."""
-    if not all(torch.isfinite(t).all() for t in tensors if t is not None):
+    if not all(all_finite(t) for t in tensors if t is not None):
         raise SolveError(
             f"Expected a finite engram in layer {name!r}, got nan or inf. Is its weight finite? If so, loosen the cut "
             "(a larger rtol)."

@@ -10,9 +10,10 @@ from torch import Tensor
 from lashley.errors import SolveError
 from lashley.moments import wide
 
-__all__ = ["effective_rank", "overlap"]
+__all__ = ["effective_rank", "frobenius", "overlap"]
 
 _CHUNK = 2**20  # elements of each vector that are held in float64 at a time
+_PIECE = 2**18  # elements that are summed at a time: 2 MiB
 
 
 def effective_rank(matrix: Tensor) -> float:
@@ -25,6 +26,12 @@ def effective_rank(matrix: Tensor) -> float:
     if not total > 0:
         return 0.0
     return torch.exp(torch.special.entr(values / total).sum()).item()
+
+
+def frobenius(tensor: Tensor) -> float:
+    """``||A||_F`` in float64, in pieces that stay in the cache: a fraction of the time of one conversion."""
+    pieces = (wide(piece) for piece in tensor.detach().reshape(-1).split(_PIECE))
+    return torch.stack([piece.dot(piece) for piece in pieces]).sum().sqrt().item()
 
 
 def overlap(vectors: Sequence[Sequence[Tensor]]) -> Tensor:

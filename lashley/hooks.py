@@ -41,7 +41,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     numpy_state = numpy.random.get_state() if numpy is not None else None
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad(), _as_written(model):
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.no_grad(), _as_written():
             torch.backends.mha.set_fastpath_enabled(False)
             for module, _ in flags:
                 module.training = False  # not model.eval(): a train() of the model's own may merge or freeze weights
@@ -55,10 +55,10 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-def _as_written(model: nn.Module) -> AbstractContextManager[object]:
-    """Runs compiled submodules as plain Python: hooks do not fire in compiled code."""
-    compiled = any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in model.modules())
-    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+def _as_written() -> AbstractContextManager[object]:
+    """Runs compiled modules and functions as plain Python: hooks do not fire in compiled code, whoever calls it."""
+    some = "torch._dynamo" in sys.modules  # else nothing was compiled, and asking would import the compiler
+    return torch.compiler.set_stance("force_eager") if some else nullcontext()
 
 
 @contextmanager
@@ -186,10 +186,17 @@ class Sharing:
 
 
 class EarlyStop:
-    """Knows when a pass has called every layer, once two whole passes called each exactly once and in one order."""
+    """Knows when a pass has called every layer, once two whole passes called each exactly once and in one order.
 
-    def __init__(self, layers: int) -> None:
+    Args:
+        layers: how many there are.
+        last: the layer that the model's class promises to call once and after all others, if it does: then every pass
+            may end with it that called each other layer exactly once.
+    """
+
+    def __init__(self, layers: int, last: str | None = None) -> None:
         self._layers = layers
+        self._last = last
         self._whole: list[list[str]] = []
         self._order: list[str] | None = None
 
@@ -203,7 +210,9 @@ class EarlyStop:
             self._order = one
 
     def reached(self, fired: list[str]) -> bool:
-        return self._order is not None and len(fired) == self._layers and fired == self._order
+        if len(fired) != self._layers:
+            return False
+        return fired == self._order or (fired[-1] == self._last and len(set(fired)) == self._layers)
 
 
 class Readers:

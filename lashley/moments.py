@@ -32,7 +32,9 @@ from lashley.errors import MomentError
 __all__ = [
     "Accumulator",
     "Moment",
+    "all_finite",
     "coarser",
+    "column_sums",
     "edges",
     "listed",
     "numbered",
@@ -44,6 +46,7 @@ __all__ = [
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
 _AT_ONCE = 8192  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
+_PIECE = 2**20  # elements that are widened at a time: 8 MiB of float64, which the allocator keeps at hand
 _WRITTEN_OUT = 16384  # columns up to which a diagonal moment is written out as a square: 2 GiB
 _FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
@@ -276,10 +279,13 @@ def pool(moments: Iterable[Moment], dim: int | None = None) -> Moment:
     return found[0] if found else Moment.zero(dim)  # type: ignore[arg-type]
 
 
-def pool_all(parts: Iterable[Sequence[Moment]]) -> list[Moment]:
+def pool_all(parts: Iterable[Sequence[Moment]], dtype: torch.dtype | None = torch.float64) -> list[Moment]:
     """The same for the matrices of a layer: one moment of each in every part, and one of each comes out.
 
     The parts are taken one at a time: they may come from a disk.
+
+    Args:
+        dtype: of the products of rows that have to be multiplied now; None decides by `product_dtype`.
     """
     alone: Sequence[Moment] = ()
     together: Accumulator | Counts | None = None
@@ -290,7 +296,7 @@ def pool_all(parts: Iterable[Sequence[Moment]]) -> list[Moment]:
         if together is None:
             dim = alone[0].dim
             diagonal = isinstance(alone[0], Diagonal)
-            together = Counts(dim) if diagonal else Accumulator(dim, len(alone), torch.float64)
+            together = Counts(dim) if diagonal else Accumulator(dim, len(alone), dtype)
             together.include(alone)
         together.include(moments)
     return list(alone) if together is None else together.moments()
@@ -327,7 +333,7 @@ class Accumulator:
         if rows.dim() != 3 or rows.shape[0] != self.matrices or rows.shape[2] != self.dim:
             raise MomentError(f"Expected rows of shape [{self.matrices}, n, {self.dim}], got {list(rows.shape)}.")
         count = rows.shape[1]
-        total = rows.sum(1, dtype=_sum_dtype(rows)).to(_home(rows), torch.float64)
+        total = column_sums(rows)
         if not count:
             return total
         self.count += count
@@ -482,13 +488,24 @@ def _home(like: Tensor) -> torch.device:
     return torch.device("cpu") if like.device.type == "mps" else like.device
 
 
-def _sum_dtype(rows: Tensor) -> torch.dtype:
-    return torch.float32 if rows.device.type == "mps" else torch.float64
+def column_sums(rows: Tensor) -> Tensor:
+    """``rows [M, n, D]`` summed over n in float64, ``[M, D]``; in pieces, because torch widens a copy to sum it."""
+    dtype = torch.float32 if rows.device.type == "mps" else torch.float64
+    pieces = rows.split(max(1, _PIECE // max(1, rows.shape[0] * rows.shape[2])), dim=1)
+    total = pieces[0].sum(1, dtype=dtype)
+    for piece in pieces[1:]:
+        total += piece.sum(1, dtype=dtype)
+    return total.to(_home(rows), torch.float64)
 
 
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in float64, on the host when its device has none."""
     return tensor.to(_home(tensor), torch.float64)
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no entry is nan or inf. A finite sum says so at a fraction of the time; an infinite one may overflow."""
+    return bool(torch.isfinite(tensor.sum()).item() or torch.isfinite(tensor).all().item())
 
 
 @contextmanager

@@ -6,7 +6,8 @@ later batch checks that they still do. If one day they do not, and the data can 
 over with a site per layer.
 
 When the forward may stop early: with the default forward, once two whole passes have called every layer exactly once
-in the same order, a pass ends when the last of them has its input. A head whose input alone is needed is not computed.
+in the same order, a pass ends when the last of them has its input. The head of a causal language model of transformers
+comes last by the promise of its class, so that it is never computed whole: its input alone is needed.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lashley import identity
 from lashley.checkpoint import Checkpoint, opened
 from lashley.data.batches import batch_digest, batch_size, call, moved, total_batches
 from lashley.data.concepts import Members, check_data, stream
@@ -197,14 +199,14 @@ class _Asked:
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint is the checkpoint of: what must be the same when it goes on."""
-        tensors = {k: v for k, v in self.model.state_dict().items() if isinstance(v, Tensor)}
         return {
             "data": "{concept: batches}" if self.mapping else "batches with concept_of",
             "concepts": self.concepts,
             "layers": {name: layer.to_json() for name, layer in self.layers.items()},
-            "weights": {name: fingerprint(tensor) for name, tensor in tensors.items()},
-            "rows": _name(self.rows),
-            "forward": _name(self.forward),
+            "weights": identity.of_tensors(self.model),
+            "modules": identity.of_modules(self.model),
+            "rows": identity.of_function(self.rows),
+            "forward": identity.of_function(self.forward),
             "dtype": None if self.dtype is None else str(self.dtype),
             "keep": self.keep,
         }
@@ -295,7 +297,8 @@ class _Recorder:
         self.device = _single_device(self.model)
         self.keywords = _extra_keywords(self.model)
         self.sharing = Sharing() if share else None
-        self.stop = EarlyStop(len(self.layers)) if asked.forward is None else None
+        last = _head(self.model, self.modules)
+        self.stop = EarlyStop(len(self.layers), last) if asked.forward is None else None
         self.first_samples: dict[str, Tensor] = {}
         self.batches: dict[str, list[str]] = {}  # digests, by concept; under "" where the data are one iterable
         self.done: list[str] = []  # digests of the batches that a run before this one counted
@@ -355,8 +358,10 @@ class _Recorder:
 
     def _step(self, batch: Any, members: Members) -> None:
         """The forward pass of a batch, and the rows of every layer to the sums of its concepts."""
-        self.now = now = _Pass(self.number, batch, members)
         self.tally.overlapping |= any(concept is None for concept, _ in members.parts)
+        if self.tally.counts_all:
+            members = Members([*members.parts, (None, None)], members.samples)
+        self.now = now = _Pass(self.number, batch, members)
         on_output = self._on_output if now.number == 0 else None
         if self.sharing is not None:
             self.sharing.begin()
@@ -406,6 +411,8 @@ class _Recorder:
             for chosen in self._picks(layer, layer.lead(tuple(x.shape)), part, x.device):
                 now.sums += [(name, total.flatten()) for total in self.tally.add(name, chosen, x)]
         if self.stop is not None and self.stop.reached(now.fired):
+            if now.number == 0:  # only a head is reached in the first pass: look at one sample of what it would put out
+                self._check_formula(name, self.modules[name].forward(self.first_samples[name]))
             raise StopForward
 
     def _picks(self, layer: Layer, lead: tuple[int, ...], part: Part, device: torch.device) -> list[Pick]:
@@ -506,6 +513,7 @@ class _Recorder:
             kept=kept,
             pooled=self.tally.close_all(),
             keep=self.asked.keep,
+            dtype=self.asked.dtype,
             overlapping=self.tally.overlapping,
             weights=self.weights,
             shards=(digest(*(found for digests in self.batches.values() for found in digests)),),
@@ -548,11 +556,6 @@ def _other_data(what: str, concept: str, there: object, now: object) -> DataErro
     )
 
 
-def _name(function: Callable[..., object] | None) -> str | None:
-    """A function itself cannot be compared with that of another process."""
-    return None if function is None else getattr(function, "__qualname__", type(function).__name__)
-
-
 def _natural(name: str) -> tuple[int, int, str]:
     """Numbers in the order of numbers, before texts."""
     return (0, int(name), "") if name.isdecimal() else (1, 0, name)
@@ -561,6 +564,15 @@ def _natural(name: str) -> tuple[int, int, str]:
 def _single_device(model: nn.Module) -> torch.device | None:
     devices = {p.device for p in model.parameters()}
     return devices.pop() if len(devices) == 1 else None
+
+
+def _head(model: nn.Module, modules: Mapping[str, nn.Module]) -> str | None:
+    """The head of a causal language model of transformers, which its class calls once and last; None of others."""
+    embeddings: Any = getattr(model, "get_output_embeddings", None)
+    if embeddings is None or not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
+        return None
+    head = embeddings()
+    return next((name for name, module in modules.items() if module is head and type(head) is nn.Linear), None)
 
 
 def _extra_keywords(model: nn.Module) -> dict[str, Any]:

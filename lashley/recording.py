@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from numbers import Real
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lashley.edit.offsets import Fold, offsets
-from lashley.engram import Delta, Engram, check_finite
+from lashley.engram import Delta, Engram
 from lashley.errors import (
     DataError,
     LashleyWarning,
@@ -35,41 +36,23 @@ from lashley.estimators import (
     Solution,
 )
 from lashley.geometry import effective_rank
-from lashley.layers import Layer, describe, named_modules, places, unwrap
-from lashley.moments import Diagonal, Moment, pool_all, wide
+from lashley.layers import Layer, unwrap
+from lashley.moments import Diagonal, Moment, pool_all
+from lashley.parameters import Parameters, matrices_of, parameters_in, parameters_of
 from lashley.products import Product, pool_products
 from lashley.progress import track
 from lashley.provenance import environment, fingerprint
 from lashley.select import Patterns, match_names
 from lashley.shelf import ALL, Shelf, entry, packed, rows_in
+from lashley.solving import Multiplied, cautions, combined, delta_of, some
 from lashley.spectrum import Cut, Factor
 from lashley.store import Reader, writing
 
-__all__ = ["KIND", "VERSION", "Recording", "Site", "from_folder", "manifest_of", "merge"]
+__all__ = ["KIND", "VERSION", "Recording", "Site", "from_folder", "manifest_of", "together"]
 
 KIND, VERSION = "recording", 1
-_ENOUGH_ROWS = 2  # rows per column below which every share is near 0 or 1 and specificity looks perfect by itself
 
 Concepts = str | Sequence[str] | Mapping[str, float]
-
-
-class Parameters(NamedTuple):
-    """What a layer computes with."""
-
-    weight: Tensor
-    bias: Tensor | None
-
-
-@dataclass(frozen=True)
-class _Multiplied(Operator):
-    """An operator that was applied before: ``left`` is ``W~ S~_c``."""
-
-    def apply(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return self.left, self.right
-
-    @property
-    def dim(self) -> int:
-        return self.right.shape[1]
 
 
 @dataclass(frozen=True)
@@ -109,6 +92,7 @@ class Recording:
         kept: Sequence[Mapping[str, list[Any]]],
         pooled: Sequence[list[Moment]] | None,
         keep: str = "moments",
+        dtype: torch.dtype | None = None,
         overlapping: bool = False,
         weights: Mapping[str, str],
         shards: tuple[str, ...],
@@ -119,6 +103,7 @@ class Recording:
         self.layers = dict(layers)
         self.sites = sites
         self.keep = keep
+        self._dtype = dtype  # that was asked for the products
         self.overlapping = overlapping
         self.made_by = dict(made_by) if made_by is not None else environment()
         # Per site: concept -> one moment or product per matrix. A `Shelf` reads them from files at each request.
@@ -208,11 +193,11 @@ class Recording:
         chosen = {name: self.layers[name] for name in match_names(layers, self.layers, "layers")}
         folds = offsets(estimator, unwrap(model), chosen, self._folds, bias)
         offset = isinstance(estimator, OffsetEstimator)  # every layer is solved with a place for it
-        parameters = self._parameters(unwrap(model), self.layers if check else chosen)
+        parameters = parameters_of(unwrap(model), self.layers if check else chosen)
         prints = {name: fingerprint(found.weight) for name, found in parameters.items()}
         if check or self.keep == "products":  # which hold the weights that were recorded
             self._check_weights(prints)
-        old = _base_parameters(base, chosen, bias) if base is not None else {}
+        old = parameters_in(base, chosen, bias) if base is not None else {}
         deltas: dict[str, Delta] = {}
         solved: dict[str, list[tuple[Solution, ...]]] = {}
         for number, site in track(enumerate(self.sites), len(self.sites), "solving", "sites", None):
@@ -222,21 +207,24 @@ class Recording:
                     continue
                 device = parameters[readers[0]].weight.device
                 factors = self._factors_of(number, against, augmented, device)
+                outputs = sum(self.layers[name].out for name in readers)
                 for names, weight in parts:
                     operators: Mapping[str, Sequence[Operator | DiagonalOperator]]
                     if self.keep == "products" and not isinstance(factors[0].moment, Diagonal):
                         operators = self._multiplied(number, names, factors, estimator, readers, parameters)
                     else:
-                        operators = dict.fromkeys(readers, self._operators(number, names, against, factors, estimator))
+                        found = self._operators(number, names, against, factors, estimator)
+                        planned = [operator.planned(outputs) for operator in found]
+                        operators = dict.fromkeys(readers, planned)
                     for name in readers:
-                        part = _delta(chosen[name], parameters[name], old.get(name), operators[name], prints[name])
+                        part = delta_of(chosen[name], parameters[name], old.get(name), operators[name], prints[name])
                         part.fold = folds.get(name, "")
                         solved.setdefault(name, []).append(part.solutions)
                         part = part if weight == 1 else part.scaled(weight)
                         deltas[name] = deltas[name].plus(part) if name in deltas else part
         estimator.check({name: [s for part in solved[name] for s in part] for name in chosen})
         for name, delta in deltas.items():
-            delta.solutions = tuple(_combined(of_a_matrix) for of_a_matrix in zip(*solved[name], strict=True))
+            delta.solutions = tuple(combined(of_a_matrix) for of_a_matrix in zip(*solved[name], strict=True))
         ordered = {name: deltas[name] for name in chosen}
         self._warn([names for names, _ in parts], against, ordered)
         return Engram(ordered, {name: weight for names, weight in parts for name in names}, estimator)
@@ -292,7 +280,11 @@ class Recording:
         return [row for table in rows.values() for row in table]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recording to a folder, complete or not at all."""
+        """Write the recording to a folder, complete or not at all. In the folder of its checkpoint it is already."""
+        if shelves := [held for held in self._moments if isinstance(held, Shelf) and held.is_in(Path(path))]:
+            for shelf in shelves:
+                shelf.check()
+            return
         entries: list[dict[str, Any]] = []
         with writing(path) as folder:
             for number, held in enumerate(self._moments):
@@ -346,8 +338,8 @@ class Recording:
         return tuple(names)
 
     def _pool(self, site: int, names: Iterable[str]) -> list[Any]:
-        """The pooled moments (or products) of the named concepts."""
-        return _together(self._moments[site][name] for name in names)
+        """The pooled moments (or products) of the named concepts, rows multiplied as a recording would have."""
+        return together((self._moments[site][name] for name in names), self._dtype)
 
     def _all(self, site: int) -> list[Moment]:
         """The moments of all rows, each counted once; kept, because every engram asks for them."""
@@ -407,26 +399,20 @@ class Recording:
         estimator: Estimator,
         readers: Sequence[str],
         parameters: Mapping[str, Parameters],
-    ) -> dict[str, list[_Multiplied]]:
-        """The same from products, for each of the layers: ``W~ S~_c`` and ``S~^+``."""
+    ) -> dict[str, list[Multiplied]]:
+        """The same from products, for each of the layers."""
         assert isinstance(estimator, Projection)
         place, augmented = factors[0].device, factors[0].augmented
         products: list[Product] = [product.to(place) for product in self._pool(site, names)]
-        whites = [factor.whiten(estimator.cut) for factor in factors]
-        found: dict[str, list[_Multiplied]] = {}
+        found: dict[str, list[Multiplied]] = {}
         end = 0
         for name in self.sites[site].layers:
             layer = self.layers[name]
             outputs, end = slice(end, end + layer.out), end + layer.out
-            if name not in readers:
-                continue
-            matrices = _matrices(layer, parameters[name], augmented, place)
-            found[name] = []
-            for product, factor, white, matrix in zip(products, factors, whites, matrices, strict=True):
-                left = product.augmented(matrix, outputs) if augmented else product.matrix[outputs]
-                solution = Solution.cut(white.info, SiteMoments(Moment.zero(layer.dim), factor))
-                solution = replace(solution, target_rows=product.count)
-                found[name].append(_Multiplied(left, factor.pinv(white), False, solution))
+            if name in readers:
+                matrices = matrices_of(layer, parameters[name], augmented, place, torch.float64)
+                parts = zip(products, factors, matrices, strict=True)
+                found[name] = [Multiplied.of(p, factor, estimator.cut, matrix, outputs) for p, factor, matrix in parts]
         return found
 
     def _check_served(
@@ -447,75 +433,33 @@ class Recording:
                 'other rows or by another formula needs S_c itself). Record with keep="moments".'
             )
 
-    def _parameters(self, model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, Parameters]:
-        """Weight and bias of recorded layers, from a model that has them in the recorded form."""
-        modules = named_modules(model)
-        found = {}
-        for name, layer in layers.items():
-            if name not in modules:
-                raise SelectionError(
-                    f"Expected the model to have layer {name!r}, which was recorded. {nearest(name, places(model))}"
-                )
-            module = modules[name]
-            if (here := describe(name, module)) != layer:
-                raise ModelError(
-                    f"Expected layer {name!r} to be {layer.type} {list(layer.shape)} as recorded, got {here.type} "
-                    f"{list(here.shape)}" + (", with other settings" if here.shape == layer.shape else "") + "."
-                )
-            weight, bias = layer.tensor(module, "weight"), layer.tensor(module, "bias") if layer.bias else None
-            assert weight is not None
-            found[name] = Parameters(weight.detach(), None if bias is None else bias.detach())
-        return found
-
     def _check_weights(self, prints: Mapping[str, str]) -> None:
         if changed := [name for name, found in prints.items() if found != self._weights[name]]:
             raise ModelError(
-                f"Expected the weights that were recorded, got others in {_some(changed)}: the moments describe the "
+                f"Expected the weights that were recorded, got others in {some(changed)}: the moments describe the "
                 "inputs of another network. Record this model, or pass check=False if you mean it."
             )
 
     def _warn(
-        self,
-        pools: Sequence[tuple[str, ...]],
-        against: tuple[str, ...] | None,
-        deltas: Mapping[str, Delta],
+        self, pools: Sequence[tuple[str, ...]], against: tuple[str, ...] | None, deltas: Mapping[str, Delta]
     ) -> None:
-        def say(text: str) -> None:
-            warnings.warn(text, LashleyWarning, stacklevel=4)
-
         names = [name for pooled in pools for name in pooled]
-        solved = {name: delta.solutions for name, delta in deltas.items()}
-        if few := [
-            n for n, (s, *_) in solved.items() if s.solver != "diagonal" and s.reference_rows < _ENOUGH_ROWS * s.dim
-        ]:
-            worst = min((solved[n][0] for n in few), key=lambda s: s.reference_rows / s.dim)
-            say(
-                f"Fewer than {_ENOUGH_ROWS} rows per column in {_some(few)} (fewest: {worst.reference_rows} rows for "
-                f"{worst.dim} columns). Every direction then looks owned by one concept, and specificity looks perfect "
-                "on the recorded data only. Record more data, or judge the edit on other data."
-            )
-        if near := [n for n, solutions in solved.items() if any(s.near_noise for s in solutions)]:
-            say(
-                f"In {_some(near)} the spectral cut lies within ten times of the rounding noise of float32 products. "
-                "Record with dtype=torch.float64, or cut higher (a larger rtol)."
-            )
-        if against is not None and (outside := sorted(set(names) - set(against))):
-            clipped = max((s.clipped for solutions in solved.values() for s in solutions), default=0.0)
-            say(
-                f"The reference does not contain {outside}: a share of a direction may exceed 1"
-                + (f" (by up to {clipped:.3g}, clipped)" if clipped else "")
-                + ". Add the target to reference=, unless you mean it."
-            )
+        outside = [] if against is None else sorted(set(names) - set(against))
+        said = list(cautions({name: delta.solutions for name, delta in deltas.items()}, outside))
         if self.overlapping and (several := next((p for p in [*pools, against or ()] if len(p) > 1), None)):
-            say(
+            said.append(
                 f"Concepts may overlap here: rows that belong to several of {list(several)} count once for each of "
                 "them. Record their union as a concept of its own to count them once."
             )
+        asked = sorted({self._site_of[layer] for layer in deltas})
         for name in names:
-            asked = sorted({self._site_of[layer] for layer in deltas})
             if empty := [self.sites[i].name for i in asked if not rows_in(self._moments[i], name)]:
-                where = "this recording" if len(empty) == len(self.sites) else _some(empty)
-                say(f"Concept {name!r} has no rows in {where}: its engram is zero there. Merge the shard that has it.")
+                where = "this recording" if len(empty) == len(self.sites) else some(empty)
+                said.append(
+                    f"Concept {name!r} has no rows in {where}: its engram is zero there. Merge the shard that has it."
+                )
+        for text in said:
+            warnings.warn(text, LashleyWarning, stacklevel=3)
 
 
 def manifest_of(recording: Recording, entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -527,6 +471,7 @@ def manifest_of(recording: Recording, entries: Sequence[Mapping[str, Any]]) -> d
     return {
         "concepts": list(recording.concepts),
         "keep": recording.keep,
+        "dtype": None if recording._dtype is None else str(recording._dtype).removeprefix("torch."),
         "overlapping": recording.overlapping,
         "sites": [{**asdict(site), "kept": kept} for site, kept in zip(recording.sites, entries, strict=True)],
         "layers": [layer.to_json() for layer in recording.layers.values()],
@@ -556,6 +501,7 @@ def from_folder(reader: Reader) -> Recording:
         kept=kept,
         pooled=pooled or None,
         keep=manifest["keep"],
+        dtype=None if manifest.get("dtype") is None else getattr(torch, manifest["dtype"]),
         overlapping=manifest["overlapping"],
         weights=manifest["weights"],
         shards=tuple(manifest["shards"]),
@@ -564,60 +510,13 @@ def from_folder(reader: Reader) -> Recording:
     )
 
 
-def merge(*recordings: Recording) -> Recording:
-    """One recording of all rows: moments add. Layers, weights and sites must agree; concepts may differ.
-
-    Raises:
-        MomentError: a shard that is there twice, other layers or sites, other weights; both sides are printed.
-    """
-    if not recordings:
-        raise DataError("Expected at least one recording, got none.")
-    first = recordings[0]
-    shards: list[str] = []
-    for recording in recordings:
-        if twice := set(recording._shards) & set(shards):
-            raise MomentError(
-                f"Expected every shard once, got shard {min(twice)} twice: its rows would count double. "
-                "Drop one of them."
-            )
-        shards += recording._shards
-        _same("layers", first.layers, recording.layers)
-        _same("weights", first._weights, recording._weights)
-        _same("sites", [s.layers for s in first.sites], [s.layers for s in recording.sites])
-        _same("overlap of concepts", first.overlapping, recording.overlapping)
-        _same("things kept", first.keep, recording.keep)
-    concepts = tuple(dict.fromkeys(c for r in recordings for c in r.concepts))
-    sites, kept, pooled = [], [], []
-    for number, site in enumerate(first.sites):
-        held = {}
-        for concept in concepts:
-            parts = (r._moments[number][concept] for r in recordings if concept in r.concepts)
-            held[concept] = _together(parts)
-        kept.append(held)
-        if first._pooled is not None:
-            pooled.append(_together(r._all(number) for r in recordings))
-        sites.append(Site(site.name, site.dim, site.layers, sum(r.sites[number].rows for r in recordings)))
-    return Recording(
-        concepts=concepts,
-        layers=first.layers,
-        sites=tuple(sites),
-        kept=kept,
-        pooled=pooled or None,
-        keep=first.keep,
-        overlapping=first.overlapping,
-        weights=first._weights,
-        shards=tuple(shards),
-        folds={n: fold for n, fold in first._folds.items() if all(r._folds.get(n) == fold for r in recordings)},
-    )
-
-
-def _together(parts: Iterable[list[Any]]) -> list[Any]:
-    """What is kept of several concepts or shards as one, matrix by matrix."""
+def together(parts: Iterable[list[Any]], dtype: torch.dtype | None) -> list[Any]:
+    """What is kept of several concepts or shards as one, matrix by matrix; ``dtype`` as in `pool_all`."""
     parts = iter(parts)
     first = next(parts)
     if isinstance(first[0], Product):
         return [pool_products(products) for products in zip(first, *parts, strict=True)]
-    return pool_all(chain([first], parts))  # one at a time: they may come from a disk
+    return pool_all(chain([first], parts), dtype)  # one at a time: they may come from a disk
 
 
 class _OfMatrix(Mapping[str, Moment]):
@@ -635,100 +534,3 @@ class _OfMatrix(Mapping[str, Moment]):
 
     def __len__(self) -> int:
         return len(self._held)
-
-
-def _same(what: str, ours: Any, theirs: Any) -> None:
-    if ours == theirs:
-        return
-    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
-        names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
-        ours, theirs = ({n: side.get(n) for n in names[:3]} for side in (ours, theirs))
-    raise MomentError(
-        f"Expected recordings with the same {what}, got {ours} and {theirs}. Record them with one set-up."
-    )
-
-
-def _combined(solutions: Sequence[Solution]) -> Solution:
-    """How the parts of a weighted sum were solved: against one reference, so that only the target differs."""
-    rows, clipped = sum(s.target_rows for s in solutions), max(s.clipped for s in solutions)
-    gate = min((s.gate for s in solutions if s.gate is not None), default=None)
-    return replace(solutions[0], target_rows=rows, clipped=clipped, gate=gate)
-
-
-def _delta(
-    layer: Layer,
-    now: Parameters,
-    old: Parameters | None,
-    operators: Sequence[Operator | DiagonalOperator],
-    base: str,
-) -> Delta:
-    """The engram in one layer: ``E = W~ P`` for each of its matrices, back in the module's shape.
-
-    The bias is absorbed when the operators are one column larger than the layer.
-    """
-    first = operators[0]
-    place, device = first.device, now.weight.device
-    keep = torch.float64 if now.weight.dtype == torch.float64 else torch.float32
-    columns, augmented = layer.dim, first.dim > layer.dim
-    matrices = _matrices(layer, now, augmented, place)
-    if old is not None:
-        matrices = matrices - _matrices(layer, old, augmented, place)
-    bias, weight, factors = None, None, None
-    if isinstance(first, Operator) and first.low_rank and layer.matrices == 1:
-        a, b = first.apply(matrices[0])
-        factors = a.to(device, keep), b[:, :columns].to(device, keep).contiguous()
-        bias = (a @ b[:, columns]).to(device, keep) if augmented else None
-    else:
-        dense = torch.stack([operator.engram(matrix) for operator, matrix in zip(operators, matrices, strict=True)])
-        weight = layer.weight(dense[..., :columns]).to(device, keep).contiguous()
-        bias = dense[..., columns].reshape(-1).to(device, keep) if augmented else None
-    check_finite(layer.name, *(t for t in (weight, bias, *(factors or ())) if t is not None))
-    return Delta(
-        layer,
-        weight=weight,
-        factors=factors,
-        bias=bias,
-        base=base,
-        base_norm=wide(now.weight).norm().item(),
-        solutions=tuple(operator.solution for operator in operators),
-    )
-
-
-def _matrices(layer: Layer, parameters: Parameters, augmented: bool, device: torch.device) -> Tensor:
-    """W or W~ of every matrix, float64 ``[M, O, D]`` or ``[M, O, D + 1]``."""
-    matrices = layer.matrix(parameters.weight).to(device, torch.float64)
-    if not augmented:
-        return matrices
-    biases = matrices.new_zeros(matrices.shape[:2])  # where there is none and an estimator needs a place for its offset
-    if parameters.bias is not None:
-        biases = layer.biases(parameters.bias).to(device, torch.float64)
-    return torch.cat([matrices, biases.unsqueeze(-1)], dim=-1)
-
-
-def _base_parameters(
-    base: nn.Module | Mapping[str, Tensor], layers: Mapping[str, Layer], bias: bool
-) -> dict[str, Parameters]:
-    """W0 and b0 of every layer, from a model or a state dict."""
-    state = unwrap(base).state_dict() if isinstance(base, nn.Module) else base
-
-    def take(layer: Layer, which: str, shape: tuple[int, ...]) -> Tensor:
-        key, tensor = layer.in_state(state, which)
-        if tensor is None:
-            raise SelectionError(f"Expected base to have {key}. {nearest(key, state)}")
-        if tuple(tensor.shape) != shape:
-            raise ModelError(
-                f"Expected base to have {key} of shape {list(shape)}, got {list(tensor.shape)}: it is another "
-                "architecture."
-            )
-        return tensor.detach()
-
-    found = {}
-    for name, layer in layers.items():
-        absorbed = take(layer, "bias", (layer.matrices * layer.out,)) if bias and layer.bias else None
-        found[name] = Parameters(take(layer, "weight", layer.shape), absorbed)
-    return found
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(n) for n in names[:3])
-    return f"layers {shown} and {len(names) - 3} more" if len(names) > 3 else f"layer{'s'[: len(names) > 1]} {shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,15 @@ class Shelf(Mapping[str, list[Any]]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether it reads from this folder."""
+        return self._files.folder.resolve() == folder.resolve()
+
+    def check(self) -> None:
+        """Compare all of its files with their checksums."""
+        for file in {facts["file"] for _, facts in self._entries.values()}:
+            self._files.check(file)
 
     def rows(self, concept: str) -> int:
         """How many rows a concept has, without a look at the file."""

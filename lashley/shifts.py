@@ -29,6 +29,7 @@ from torch import Tensor
 from lashley.moments import (
     Accumulator,
     Moment,
+    column_sums,
     edges,
     full_precision,
     listed,
@@ -42,6 +43,7 @@ __all__ = ["Shifts", "Window"]
 
 Offset = tuple[int, int]
 
+_PIECE = 2**19  # numbers that are multiplied at a time: 2 MiB, so that the cache has them for every window
 _WIDE = 96  # channels from which copying a window's pixels costs less than multiplying padding
 
 
@@ -159,8 +161,8 @@ class Shifts:
         return self._rows.add(rows, owned=owned)
 
     def add_images(self, images: Tensor, *, owned: bool = False) -> Tensor:
-        """Take ``images [N, G C, H, W]`` and return the sum of their pixels ``[G C]``."""
-        total = images.sum((0, 2, 3), dtype=torch.float32 if images.device.type == "mps" else torch.float64)
+        """Take ``images [N, G C, H, W]`` and return the sums of their pixels ``[N, G C]``, in float32 or better."""
+        total = images.flatten(2).sum(2, dtype=torch.promote_types(images.dtype, torch.float32))
         self._count += len(images) * images.shape[2] * images.shape[3]
         if self._sums:
             self._multiply(images)
@@ -213,13 +215,14 @@ class Shifts:
         dtype = product_dtype(self.dim, images.dtype, self.dtype)
         self._product = dtype
         image = images.unflatten(1, (self.groups, self.channels)).permute(1, 0, 3, 4, 2).to(dtype).contiguous()
+        pixels = image[0, 0].numel() * self.groups
         with full_precision(images.device):
-            for window, value in self._products(image):
-                self._keep(self._sums, window, value)
-        wide = torch.float32 if images.device.type == "mps" else torch.float64
+            for piece in image.split(max(1, _PIECE // pixels), dim=1):
+                for window, value in self._products(piece):
+                    self._keep(self._sums, window, value)
         for window in _windows(self.kernel, self.dilation):
             if window.d == (0, 0):
-                self._keep(self._totals, window, window.part(image).sum((1, 2, 3), dtype=wide))
+                self._keep(self._totals, window, column_sums(window.part(image).flatten(1, 3)))
 
     def _products(self, image: Tensor) -> Iterator[tuple[Window, Tensor]]:
         """Every window's product. A whole image with few channels is multiplied as it lies, behind a margin of zeros:

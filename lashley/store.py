@@ -17,7 +17,7 @@ import shutil
 import sys
 import uuid
 import zlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -232,17 +232,27 @@ class Growing(Files):
         folder: there already.
         checksums: of the files that count now, by the manifest that is there.
         names: patterns of the files that are added; what else is in the folder is left alone.
+        check: called before every change; it raises where the folder is no longer this process's to change.
     """
 
-    def __init__(self, folder: Path, checksums: Mapping[str, int], kind: str, names: Sequence[str]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        checksums: Mapping[str, int],
+        kind: str,
+        names: Sequence[str],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         self._written = dict(checksums)
         super().__init__(folder, self._written, kind)
         self._names = (*names, NEXT, ".tmp??????")  # the last are what safetensors leaves when it is killed
         self._counting = set(checksums)
+        self._check = check
 
     def add(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write a file, under a name that does not count yet; it does from the next `switch` that names it."""
         assert file not in self._counting
+        self._check()
         with self._or_as_before():
             checksum = _write_tensors(self.folder / file, tensors)
             _durable(self.folder / file, self.folder)
@@ -252,6 +262,7 @@ class Growing(Files):
         """From here on the folder is this and holds these files."""
         beside = self.folder / NEXT
         checksums = {file: self._written[file] for file in files}
+        self._check()
         with self._or_as_before():
             beside.write_text(_manifest_text(kind, version, values, checksums), encoding="utf-8")
             _durable(beside, self.folder)
@@ -263,9 +274,9 @@ class Growing(Files):
 
     def sweep(self) -> None:
         """Delete what was added and does not count, by this process or by one that was killed."""
-        for path in self.folder.iterdir():
-            if path.name not in self._counting and any(path.match(name) for name in self._names):
-                with contextlib.suppress(OSError):  # a later sweep may succeed, and nobody reads it
+        with contextlib.suppress(OSError):  # a later sweep may succeed, and nobody reads it
+            for path in self.folder.iterdir():
+                if path.name not in self._counting and any(path.match(name) for name in self._names):
                     path.unlink()
 
     @contextmanager

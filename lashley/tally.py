@@ -78,8 +78,6 @@ class Tally:
         totals = _fill(into, self.layers[name], chosen, x)
         if (chosen.concept is None) == self.overlapping:  # every row once
             self.rows[name] += into.count - before
-        if self._of_rows and not self.overlapping:
-            _fill(self._sum(name, None), self.layers[name], chosen, x)
         return totals
 
     def share(self, leader: Mapping[str, str]) -> None:
@@ -177,10 +175,15 @@ class Tally:
             sums[concept] = total = layer.accumulator(self.dtype)
             if self.keep == "products" and not isinstance(total, Counts):
                 if concept is None and self.mapping:  # takes moments
-                    sums[concept] = Accumulator(layer.dim, layer.matrices, torch.float64)
+                    sums[concept] = Accumulator(layer.dim, layer.matrices, self.dtype)
                 elif concept is not None and self._of_rows and self._sites_known:
                     sums[concept] = Products(self._outputs(name), self.dtype)
         return sums[concept]
+
+    @property
+    def counts_all(self) -> bool:
+        """Whether the rows of a batch have to be given to the concept None too, which the batch does not have."""
+        return self._of_rows and not self.overlapping
 
     @property
     def _of_rows(self) -> bool:

@@ -85,6 +85,19 @@ def test_masks_reach_the_attention_that_is_computed_again():
         assert_near(recording.moment("a", PARTS[3]).square, read.T @ read, rel=1e-10)
 
 
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("adds", [{"add_bias_kv": True}, {"add_zero_attn": True}])
+def test_a_causal_hint_beside_keys_that_the_module_adds(adds, need_weights):
+    """Whether the weights are asked for decides then what the mask says of those keys."""
+    model = Net(**FIRST, **adds).eval()
+    model.attend = lambda x, *_, **masks: model.attention(x, x, x, need_weights=need_weights, **masks)[0]
+    causal = nn.Transformer.generate_square_subsequent_mask(7, dtype=torch.float64)
+    arguments = batch(model, 0, 12, attn_mask=causal, is_causal=True)
+    recording = lashley.record(model, {"a": [arguments]})
+    read = before_output(model, **arguments)
+    assert_near(recording.moment("a", PARTS[3]).square, read.T @ read, rel=1e-10)
+
+
 def test_key_and_value_may_have_weights_of_their_own():
     model = Net(**FIRST, kdim=4, vdim=6).eval()
     arguments = {"x": X, **MEMORY}

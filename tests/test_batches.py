@@ -85,6 +85,21 @@ def test_the_number_of_batches_where_it_is_known():
     assert total_batches([loader, iter([1, 2])]) is None
 
 
+class Holder:
+    """A batch of a class without a text of its own."""
+
+    def __init__(self, x: Any) -> None:
+        self.x = x
+
+
+class Picture:
+    """What libraries of pictures have in common."""
+
+    def __init__(self, x: np.ndarray) -> None:
+        self.__array_interface__ = x.__array_interface__
+        self._x = x
+
+
 def test_digests_tell_batches_apart():
     x = torch.arange(6.0).reshape(2, 3)
     batches = [
@@ -105,12 +120,24 @@ def test_digests_tell_batches_apart():
         np.array([None, "a"], dtype=object),
         ["one", "text"],
         ["one", "text", None],
+        {"one", "two"},
+        {"one", "three"},
+        Holder(x),
+        Holder(x + 1),
+        Holder(Holder(x)),
+        Picture(x.numpy() + 2),
     ]
     digests = [batch_digest(batch) for batch in batches]
     assert len(set(digests)) == len(digests)
     copies = [batch_digest(b.clone() if isinstance(b, torch.Tensor) else b) for b in batches]
     assert copies == digests
     assert batch_digest(OrderedDict(a=x)) == batch_digest({"a": x})
+    assert batch_digest(Holder(x)) == batch_digest(Holder(x.clone()))
+    assert batch_digest(Picture(x.numpy())) == batch_digest(Picture(x.numpy().copy()))
+    round_and_round = Holder(x)
+    round_and_round.x = round_and_round
+    assert batch_digest(round_and_round) == batch_digest(round_and_round)
+    assert batch_digest(object()) == batch_digest(object())  # an address is no content
 
 
 # What would not iterate batches.

@@ -351,6 +351,25 @@ def test_one_process_twice(tmp_path: Path) -> None:
     assert_same(first, record(mlp(), data()))
 
 
+@pytest.mark.parametrize("anew", [False, True], ids=["gone", "made anew"])
+def test_a_folder_that_is_taken_away(anew: bool, tmp_path: Path) -> None:
+    run, calls, later = tmp_path / "run", [], {}
+
+    def forward(model: nn.Module, batch: Tensor) -> object:
+        calls.append(batch)
+        if len(calls) == 5:
+            shutil.rmtree(run)
+            if anew:
+                checkpoint._HELD.clear()  # as another process has it
+                stopped(run)
+                later.update(contents(run))
+        return model(batch)
+
+    with pytest.raises(StoreError, match="to stay as it was while this process records into it; it was deleted, moved"):
+        record(mlp(), data(), forward=forward, checkpoint=run)
+    assert contents(run) == later if anew else not run.exists()
+
+
 # A disk that fills up, at any of the writes.
 
 
@@ -451,8 +470,8 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "selection": ({"target_modules": ["0"]}, r"layers: {'2': {.*} there, {no '2'} now"),
     "dtype": ({"dtype": torch.float32}, r"dtype: None there, 'torch.float32' now"),
     "keep": ({"keep": "products"}, r"keep: 'moments' there, 'products' now"),
-    "rows": ({"rows": lambda batch, site: batch[:, 0] > 0}, r"rows: None there, '<lambda>' now"),
-    "forward": ({"forward": lambda model, batch: model(batch)}, r"forward: None there, '<lambda>' now"),
+    "rows": ({"rows": lambda batch, site: batch[:, 0] > 0}, r"rows: None there, '<lambda> \w{24}' now"),
+    "forward": ({"forward": lambda model, batch: model(batch)}, r"forward: None there, '<lambda> \w{24}' now"),
     "form": (
         {"data": data()["a"], "concept_of": lambda batch: [0] * len(batch)},
         r"data: '{concept: batches}' there, 'batches with concept_of' now; concepts: .* there, None now",
@@ -474,18 +493,80 @@ def test_a_checkpoint_of_another_run(changes: dict[str, Any], says: str, complet
     assert contents(tmp_path) == before
 
 
-def test_other_parts_of_the_model_are_weights_too(tmp_path: Path) -> None:
-    """A norm that is not recorded changes what the layers after it read."""
+class Scaled(nn.Module):
+    """A number that no state dict shows."""
 
-    def model(scale: float) -> nn.Module:
-        net = nn.Sequential(nn.BatchNorm1d(6), mlp()).double()
-        net[0].running_mean.fill_(scale)
-        return net
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale
+
+
+def normed(mean: float) -> nn.Module:
+    norm = nn.BatchNorm1d(6)
+    norm.running_mean.fill_(mean)
+    return norm
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "says"),
+    [
+        (normed(0), normed(1), "weights: {'0.running_mean': "),
+        (Scaled(1), Scaled(2), "weights: {'0.scale': "),
+        (nn.ReLU(), nn.GELU(), r"modules: {'0': 'ReLU\(\)'} there, {'0': \"GELU\(approximate='none'\)\"} now"),
+        (nn.LayerNorm(6, eps=1e-5), nn.LayerNorm(6, eps=1e-3), r"modules: {'0': .*eps=1e-05.*} there, .*eps=0.001"),
+    ],
+    ids=["norm", "buffer", "activation", "setting"],
+)
+def test_parts_of_the_model_that_are_not_recorded_count_too(
+    one: nn.Module, two: nn.Module, says: str, tmp_path: Path
+) -> None:
+    """They change what the layers after them read."""
     with pytest.raises(Stopped):
-        record(model(0), {"a": Stopping(data()["a"], 2)}, checkpoint=tmp_path)
-    with pytest.raises(StoreError, match=r"weights: {'0.running_mean': "):
-        record(model(1), {"a": data()["a"]}, checkpoint=tmp_path)
+        record(nn.Sequential(one, mlp()).double(), {"a": Stopping(data()["a"], 2)}, checkpoint=tmp_path)
+    with pytest.raises(StoreError, match=says):
+        record(nn.Sequential(two, mlp()).double(), {"a": data()["a"]}, checkpoint=tmp_path)
+
+
+def test_functions_are_told_by_what_they_do(tmp_path: Path) -> None:
+    def how(sign: float) -> dict[str, Any]:
+        seen: list[object] = []  # state, which another run does not share
+        return {
+            "rows": lambda batch, site: sign * batch[:, 0] > 0,
+            "forward": lambda model, batch: seen.append(batch) or model(batch),
+        }
+
+    stopped(tmp_path, **how(1))
+    with pytest.raises(
+        StoreError, match=r"run, got one of another: rows: '.*<lambda> \w+' there, '.*<lambda> \w+' now"
+    ):
+        record(mlp(), data(), checkpoint=tmp_path, **how(-1))
+    assert_same(record(mlp(), data(), checkpoint=tmp_path, **how(1)), record(mlp(), data(), **how(1)))
+
+
+class Labelled:
+    """A batch of a class of its own, without a text of its own."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+def test_batches_that_are_objects_are_told_by_their_content(tmp_path: Path) -> None:
+    def batches(shift: float = 0) -> dict[str, list[Any]]:
+        return {name: [Labelled(x + shift) for x in given] for name, given in data().items()}
+
+    def forward(model: nn.Module, batch: Labelled) -> object:
+        return model(batch.x)
+
+    keep = batches()  # so that addresses differ
+    with pytest.raises(Stopped):
+        record(mlp(), {**keep, "b": Stopping(keep["b"], 2)}, forward=forward, checkpoint=tmp_path)
+    with pytest.raises(DataError, match="got others: batch 0 of 'a'"):
+        record(mlp(), batches(1), forward=forward, checkpoint=tmp_path)
+    found = record(mlp(), batches(), forward=forward, checkpoint=tmp_path)
+    assert_same(found, record(mlp(), batches(), forward=forward))
 
 
 def test_data_that_are_not_what_they_were(tmp_path: Path) -> None:
@@ -561,6 +642,17 @@ def test_a_complete_run_is_given_back_at_once(tmp_path: Path) -> None:
         record(model, changed, checkpoint=tmp_path)
     with pytest.raises(DataError, match="the number of batches of 'b' was 3 there and is 2 now"):
         record(model, {**data(), "b": data()["b"][:2]}, checkpoint=tmp_path)
+
+
+def test_saving_where_it_is_already(tmp_path: Path) -> None:
+    found = record(mlp(), data(), checkpoint=tmp_path)
+    before = contents(tmp_path)
+    found.save(tmp_path / ".")
+    assert contents(tmp_path) == before
+    assert_same(found, record(mlp(), data()))
+    (tmp_path / "concept-0001.safetensors").write_bytes(b"damaged")
+    with pytest.raises(StoreError, match="concept-0001.safetensors is damaged"):
+        found.save(tmp_path)
 
 
 def test_a_complete_run_with_labels(tmp_path: Path) -> None:

@@ -312,6 +312,12 @@ def test_when_a_pass_may_stop(first, second, stops):
         assert not stop.reached(list(fired))
 
 
+def test_a_promised_last_layer_needs_no_whole_pass():
+    stop = EarlyStop(3, last="c")
+    for fired, ends in (("abc", True), ("bac", True), ("acb", False), ("ab", False), ("aac", False), ("abbc", False)):
+        assert stop.reached(list(fired)) == ends
+
+
 def test_later_passes_teach_nothing():
     stop = EarlyStop(2)
     for fired in ("ab", "ba", "ba", "ba"):

@@ -25,7 +25,7 @@ PACKAGE = ROOT / "lashley"
 # lashley/__init__.py, offers what the rooms above it make; the rooms below are written the way a user would write them,
 # through that door, and nobody else may come in by it.
 HOUSE = """
-errors provenance progress
+errors provenance identity progress
 moments
 shifts
 products
@@ -34,15 +34,18 @@ estimators
 geometry
 stats
 layers
+parameters
 select
 data
 store
 shelf
 engram strength
+solving
 hooks
 resemblance
 edit
 recording
+merging
 checkpoint
 tally
 recorder

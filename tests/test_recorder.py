@@ -649,6 +649,41 @@ def test_a_pass_ends_at_the_last_layer_from_the_third_on(concepts):
     assert body.calls == 5 * concepts + 2
 
 
+def test_the_head_of_a_language_model_is_never_computed_whole():
+    model, batches = llama(), token_batches()
+    plain = record(model, {"a": batches}, forward=lambda model, batch: model(**batch))
+    sizes: list[int] = []
+    handle = model.lm_head.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    assert_same(record(model, {"a": batches}), plain)
+    assert sizes == []
+    record(model, {"a": batches}, exclude_modules=["lm_head"])
+    handle.remove()
+    assert len(sizes) == min(2, len(batches))
+
+
+class OtherHead(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 2
+
+
+def test_the_formula_of_a_head_is_checked_all_the_same(monkeypatch: pytest.MonkeyPatch):
+    model = llama()
+    monkeypatch.setattr(model.lm_head, "forward", lambda x: 2 * nn.functional.linear(x, model.lm_head.weight))
+    with pytest.warns(LashleyWarning, match=r"'lm_head' \(Linear\) does not compute W x \+ b"):
+        record(model, {"a": token_batches()})
+
+
+def test_a_head_of_another_class_ends_no_first_pass():
+    model = llama()
+    head = OtherHead(*reversed(model.lm_head.weight.shape), bias=False)
+    head.weight = model.lm_head.weight
+    model.lm_head = head
+    head_calls = Counter(head)
+    with pytest.warns(LashleyWarning, match="does not compute"):
+        record(model, {"a": token_batches()})
+    assert head_calls.calls == min(2, len(token_batches()))
+
+
 def test_a_forward_of_the_users_own_is_never_ended():
     model = Headed().double()
     after = Counter(model.after)
@@ -672,13 +707,6 @@ def test_a_pass_is_not_ended_where_the_order_varies(order, ended):
     model.calls, after = -1, Counter(model.after)
     assert_same(record(model, {"a": BATCHES}, target_modules=TARGETS), plain)
     assert after.calls == 5 - ended
-
-
-def test_the_output_of_a_language_model_is_not_computed():
-    model, batches = llama(), token_batches() * 2
-    head = Counter(model.lm_head)
-    record(model, {"a": batches})
-    assert head.calls == 2
 
 
 # Masks.
@@ -857,6 +885,9 @@ def test_a_compiled_model_is_recorded_through_the_module_that_was_written():
     by_hand = record(whole, {"a": X.split(8)}, forward=lambda _, batch: whole(batch))  # calls the compiled one
     assert_same(by_hand, wanted)
     assert not compiled["frames"]  # the hooks are not compiled along
+    for function in (whole, torch.compile(lambda batch: model(batch), backend="eager")):
+        function(X)
+        assert_same(record(model, {"a": X.split(8)}, forward=lambda _, batch, call=function: call(batch)), wanted)
     in_place = mlp()
     in_place.compile(backend="eager")
     in_place(X)

@@ -60,12 +60,12 @@ def test_other_convolutions_are_unfolded(settings):
 
 
 def test_a_small_concept_keeps_its_rows_and_its_engram_is_low_rank():
-    model = nn.Sequential(nn.Conv2d(8, 5, 3, padding=1)).double()
+    model = nn.Sequential(nn.Conv2d(8, 20, 3, padding=1)).double()
     few, many = gaussian(1, 8, 4, 4), gaussian(60, 8, 4, 4, seed=1)
     recording = lashley.record(model, {"few": [few], "many": many.split(7)})
     assert recording.moment("few", "0").thin and not recording.moment("many", "0").thin
     delta = recording.engram(model, "few")["0"]
-    assert delta.factors is not None and delta.factors[0].shape == (5, 16)
+    assert delta.factors is not None and delta.factors[0].shape == (20, 16)
 
 
 def test_products_in_float32_agree_to_its_rounding():

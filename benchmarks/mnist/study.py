@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import lashley
+from benchmarks.measure import rounded
 from lashley.data.mnist import mnist
 from lashley.provenance import environment, fingerprint
 
@@ -126,7 +127,7 @@ def run(config: Mapping[str, Any], say: Say = lambda line: None) -> dict[str, An
         "environment": environment(),
     }
     result["seconds"] = time.perf_counter() - started
-    return _rounded(result)
+    return rounded(result)
 
 
 def _one_network(config: Mapping[str, Any], seed: int, data: Images, test: Images, say: Say) -> dict[str, Any]:
@@ -441,12 +442,3 @@ def _sentence(numbers: Mapping[str, Any]) -> str:
         f"edited digit {numbers['ablated']:.3f} right, others fall {100 * numbers['others_fall']:.2f} points, "
         f"at worst {100 * numbers['worst_fall']:.1f}"
     )
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six significant digits: more would be noise in a file that people read."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -85,14 +86,24 @@ def total_batches(parts: Iterable[object]) -> int | None:
     return total
 
 
-def batch_digest(batch: object) -> str:
-    """A short hash of a batch's content, by which a shard that was recorded twice is recognised."""
+def batch_digest(batch: object, _above: tuple[object, ...] = ()) -> str:
+    """A short hash of a batch's content, by which it is recognised later, also in another process."""
     if isinstance(batch, Tensor):
         return fingerprint(batch)
     if isinstance(batch, np.ndarray):
         return digest(str(batch.dtype), batch.shape, batch.tobytes() if batch.dtype != object else batch.tolist())
+    if any(batch is one for one in _above):
+        return digest("itself")
+    above = (*_above, batch)
     if isinstance(batch, Mapping):
-        return digest(*((str(key), batch_digest(value)) for key, value in batch.items()))
+        return digest(*((str(key), batch_digest(value, above)) for key, value in batch.items()))
     if isinstance(batch, (tuple, list)):
-        return digest(*(batch_digest(value) for value in batch))
-    return digest(type(batch).__name__, batch)  # by its repr: better a copy that goes unseen than a false alarm
+        return digest(*(batch_digest(value, above) for value in batch))
+    if isinstance(batch, (set, frozenset)):
+        return digest(*sorted(batch_digest(value, above) for value in batch))
+    if hasattr(batch, "__array_interface__"):  # a picture
+        return batch_digest(np.asarray(batch))
+    if attributes := getattr(batch, "__dict__", None):  # of a class of the user's own
+        return digest(type(batch).__name__, batch_digest(attributes, above))
+    # By its repr, in which addresses say nothing: better a copy that goes unseen than a false alarm.
+    return digest(type(batch).__name__, re.sub(r" at 0x\w+", "", repr(batch)))

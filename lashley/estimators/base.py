@@ -7,15 +7,15 @@ weight, so one operator serves every layer that reads the site.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from lashley.errors import SolveError, StoreError, nearest
-from lashley.moments import Moment, pool
+from lashley.moments import Moment, full_precision, pool, wide
 from lashley.spectrum import Cut, Factor, Spectrum
 
 __all__ = ["DiagonalOperator", "Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution", "check_cut"]
@@ -154,31 +154,57 @@ class Solution:
 
 @dataclass(frozen=True)
 class Operator:
-    """``P = left @ right``, kept as a product: ``(W left) right`` is cheaper than forming P where O is below D.
+    """``P = left @ right``, or ``left @ right S^+`` with the division still to be done. What is cheapest to multiply
+    first depends on how many outputs there are: `planned` decides.
 
     Attributes:
-        left: ``[D, r]``.  right: ``[r, D]``.
+        left: ``[D, r]``.  right: ``[r, D]``, or None for the identity.
         low_rank: r is below D: the number of rows of a thin target, or of the directions of a rank-one method.
         solution: how it was solved.
+        divide: ``X -> X S^+`` for rows X, where that is to be done last.
+        precision: float32 if the moments were multiplied in float32. Then so is a float32 weight with the rows of a
+            thin target, as the layer did itself, and with a finished P: both round less than the moments did. The rest
+            is float64.
     """
 
     left: Tensor
-    right: Tensor
+    right: Tensor | None
     low_rank: bool
     solution: Solution
+    divide: Callable[[Tensor], Tensor] | None = None
+    precision: torch.dtype = torch.float64
+
+    def planned(self, outputs: int) -> Operator:
+        """The same operator for weights of so many outputs in all: what is cheaper before the product with the weights
+        is done now.
+        """
+        if self.low_rank:
+            late = self.divide is None or self.rank > outputs
+            return self if late else replace(self, right=self._divided(), divide=None)
+        if self.dim * (self.rank + outputs) > 2 * self.rank * outputs:
+            return self
+        return replace(self, left=self.dense().to(self.precision), right=None, divide=None)
 
     def apply(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The engram of ``weight [O, D]`` as two factors ``[O, r], [r, D]`` whose product it is."""
-        return weight @ self.left, self.right
+        return self._first(weight), self._divided()
 
     def engram(self, weight: Tensor) -> Tensor:
         """The engram of ``weight [O, D]``."""
-        left, right = self.apply(weight)
-        return left @ right
+        product = self._first(weight)
+        if self.right is not None:
+            product = _product(product, self.right, torch.float64 if self.divide is not None else product.dtype)
+        return product if self.divide is None else self.divide(wide(product))
 
     def dense(self) -> Tensor:
         """P itself, ``[D, D]``."""
-        return self.left @ self.right
+        product = self.left if self.right is None else _product(self.left, self.right, torch.float64)
+        return product if self.divide is None else self.divide(wide(product))
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.left.shape[1]
 
     @property
     def dim(self) -> int:
@@ -188,6 +214,22 @@ class Operator:
     @property
     def device(self) -> torch.device:
         return self.left.device
+
+    def _divided(self) -> Tensor:
+        """The right factor of a product of two."""
+        right = torch.eye(self.dim, dtype=torch.float64, device=self.device) if self.right is None else self.right
+        return right if self.divide is None else self.divide(wide(right))
+
+    def _first(self, weight: Tensor) -> Tensor:
+        """``W left``."""
+        finished = self.right is None and self.divide is None
+        low = weight.dtype == self.precision == torch.float32 and (self.low_rank or finished)
+        return _product(weight, self.left, torch.float32 if low else torch.float64)
+
+
+def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    with full_precision(left.device):
+        return left.to(dtype) @ right.to(dtype)
 
 
 @dataclass(frozen=True)
@@ -202,6 +244,10 @@ class DiagonalOperator:
     gain: Tensor
     solution: Solution
     low_rank: ClassVar[bool] = False
+
+    def planned(self, outputs: int) -> DiagonalOperator:
+        """The operator itself: there is nothing to choose."""
+        return self
 
     def engram(self, weight: Tensor) -> Tensor:
         """The engram of ``weight [O, D]``."""

@@ -18,7 +18,9 @@ everything happens on the ``n x n`` side and ``P = X^T . g(Y Y^T) Y B^T`` has ra
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -70,21 +72,24 @@ class Projection(Estimator):
         target = site.target
         clipped = 0.0
         thin = target.thin and target.count < site.dim
+        divide: Callable[[Tensor], Tensor] | None = None
+        right: Tensor | None
         if thin:
             rows = target.design(site.augmented)
-            projected = white.project(rows)
-            if not self.plain:
-                inner, clipped = self._gain(projected @ projected.T, site.contained)
-                projected = inner @ projected
-            left, right = rows.T, white.back(projected)
+            left, right = rows.T, rows
         else:
-            left = target.matrix(site.augmented)
-            if self.plain:
-                right = site.reference.pinv(white)
-            else:
-                inner, clipped = self._gain(white.share(left), site.contained)
-                right = white.sandwich(inner)
-        return Operator(left, right, thin, Solution.cut(white.info, site, clipped=clipped))
+            left, right = target.matrix(site.augmented), None
+        if self.plain:
+            divide = partial(site.reference.divide, white)
+        elif thin:
+            projected = white.project(rows)
+            inner, clipped = self._gain(projected @ projected.T, site.contained)
+            right = white.back(inner @ projected)
+        else:
+            inner, clipped = self._gain(white.share(left), site.contained)
+            right = white.sandwich(inner)
+        solution = Solution.cut(white.info, site, clipped=clipped)
+        return Operator(left, right, thin, solution, divide, site.reference.moment.product)
 
     def diagonal(self, site: SiteMoments) -> DiagonalOperator:
         """``f(r)`` with ``r = c_target / c``, the share of an index's occurrences; 0 for one that never came."""

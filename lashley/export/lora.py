@@ -55,7 +55,7 @@ def save_lora(
 ) -> LoraReport:
     """Write the edit as a PEFT LoRA adapter: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
-    A delta that is held as factors (the concept had fewer rows than the layer has columns) is written without loss. Any
+    A delta that is held as factors (a concept of few rows: see `lashley.engram.Delta`) is written without loss. Any
     other is cut to the directions that hold the share ``energy`` of ``||E||_F^2``. All layers get one rank, because not
     every engine knows ranks layer by layer: the largest that one of them needs, rounded up to the next of `RANKS`. A
     layer that needs less is filled up with zeros, a layer that was cut uses all of it.

@@ -129,6 +129,7 @@ def _before_output(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     twin = copy.copy(module)
     twin._modules = {**module._modules, "out_proj": through}
     bound = inspect.signature(module.forward).bind(*args, **kwargs)
-    bound.arguments["need_weights"] = False
+    if not bound.arguments.get("is_causal", False):  # with it, keys that the module adds are masked in one of two ways
+        bound.arguments["need_weights"] = False
     output: Tensor = twin.forward(*bound.args, **bound.kwargs)[0]  # not a call: it would fire the hooks again
     return output

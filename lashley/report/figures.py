@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lashley.errors import DataError
 
-__all__ = ["BLUE", "GREY", "ORANGE", "curves", "heat_map", "png", "save", "thumbnail"]
+__all__ = ["BLUE", "GREY", "ORANGE", "bars", "curves", "heat_map", "png", "save", "thumbnail"]
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b7280"
 INK = "#1f2937"
@@ -165,6 +165,57 @@ def curves(
         axes.tick_params(length=0)
         axes.set_xlabel(x_label, labelpad=6)
         axes.set_ylabel(y_label, labelpad=6)
+        axes.set_title(title)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
+def bars(
+    rows: Mapping[str, Mapping[str, float]],
+    colours: Mapping[str, str],
+    *,
+    title: str = "",
+    x_label: str = "",
+    row_gaps: Sequence[int] = (),
+    mark: float | None = None,
+    width: float = 6.2,
+) -> Figure:
+    """Horizontal bars, each stacked from parts, with their sum at the end.
+
+    Args:
+        rows: ``{label: {part: length}}``, from top to bottom; labels may repeat if they differ in blanks at their ends.
+        colours: ``{part: colour}`` of every part, in the order of the legend.
+        row_gaps: indices of rows after which a gap sets them apart.
+        mark: an ``x`` worth a thin vertical line.
+        width: of the figure in inches.
+
+    Raises:
+        DataError: a part without a colour.
+    """
+    if missing := sorted({part for parts in rows.values() for part in parts} - set(colours)):
+        raise DataError(f"Expected a colour for every part, got none for {missing}.")
+    y = _positions(len(rows), row_gaps, width=0.5)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(width, 0.26 * (y[-1] + 1) + 1.35)
+        totals = [sum(parts.values()) for parts in rows.values()]
+        for top, parts, total in zip(y, rows.values(), totals, strict=True):
+            left = 0.0
+            for part in colours:
+                length = parts.get(part, 0.0)
+                axes.barh(top + 0.5, length, 0.78, left=left, color=colours[part], edgecolor="white", linewidth=0.4)
+                left += length
+            axes.text(total + 0.01 * max(totals), top + 0.5, f"{total:.2f}", va="center_baseline", fontsize=8)
+        used = [part for part in colours if any(parts.get(part) for parts in rows.values())]
+        handles = [Rectangle((0, 0), 1, 1, facecolor=colours[part]) for part in used]
+        figure.legend(handles, used, loc="outside lower center", ncols=4, frameon=False, fontsize=8, handlelength=1.2)
+        if mark is not None:
+            axes.axvline(mark, color=INK, lw=0.8, ls=(0, (4, 3)))
+        axes.set_xlim(0, 1.08 * max(totals))
+        axes.set_ylim(y[-1] + 1, 0)
+        axes.set_yticks(y + 0.5, [label.strip() for label in rows])
+        axes.tick_params(length=0)
+        axes.set_xlabel(x_label, labelpad=6)
         axes.set_title(title)
         for side in ("top", "right", "left"):
             axes.spines[side].set_visible(False)
