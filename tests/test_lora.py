@@ -59,8 +59,7 @@ def test_what_peft_loads_is_the_edit(make: Any, concept: str, tmp_path: Path) ->
     model = make()
     engram = language.recorded(model).engram(model, concept)
     report = save_lora(engram, tmp_path / "adapter", base=model, energy=1.0)
-    assert report.lossless == (concept == "one")
-    assert report.error < 1e-6
+    assert report.lossless and report.error < 1e-6
     assert report.bias == (make is not language.llama)
     edited = lashley.ablate(model, engram)
     assert_edit(language.logits(adapted(model, tmp_path / "adapter")), language.logits(edited), language.logits(model))
@@ -155,7 +154,7 @@ def test_convolutions(tmp_path: Path) -> None:
     model = randomised(Pictures())
     engram = engram_of(model, scale=0.3)
     report = save_lora(engram, tmp_path / "adapter", base=model, energy=1.0)
-    assert report.bias and not report.lossless and report.error < 1e-6
+    assert report.bias and report.lossless and report.error < 1e-6
     x = gaussian(4, 3, 8, 8).float()
     with torch.no_grad():
         found, edited, before = adapted(model, tmp_path / "adapter")(x), lashley.ablate(model, engram)(x), model(x)
@@ -179,16 +178,16 @@ def test_embeddings(tmp_path: Path) -> None:
 def test_the_error_of_a_cut_is_stated(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(40, 30, bias=False), nn.Linear(30, 50, bias=False))
     engram = engram_of(model)
-    report = save_lora(engram, tmp_path / "adapter", energy=0.9)
+    report = save_lora(engram, tmp_path / "adapter", energy=0.6)
     found = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert report.rank == 32 and not report.lossless
+    assert report.rank == 16 and not report.lossless
     for name, layer in report.layers.items():
         a, b = (found[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
         assert a.shape[0] == b.shape[1] == report.rank
         delta = engram[name].weight.double()
         error = (b @ a + delta).norm() / delta.norm()
         assert layer.error == pytest.approx(error.item(), rel=1e-5)
-        assert layer.error < 0.1**0.5
+        assert 0.1 < layer.error < 0.4**0.5
         values = torch.linalg.svdvals(delta)
         best = (values[layer.rank :].norm() / values.norm()).item()
         assert layer.error == pytest.approx(best, abs=1e-6)

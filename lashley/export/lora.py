@@ -120,7 +120,7 @@ def save_lora(
             )
         tensors |= _named(name, delta.layer, _padded(b, common, 1), _padded(a, common, 0), bias)
         error = realised_error(delta, strength, b, a)
-        whole = part.exact and used == part.rank()
+        whole = used == part.rank()
         layers[name] = LoraLayer(name, "adapted", alphas[name] * -sign, used, error, whole)
     report = LoraReport(layers, common, str(dtype).removeprefix("torch."), with_bias, found.matches)
     config = _config(wanted, report, found)

@@ -19,7 +19,7 @@ class LoraLayer:
         alpha: the strength that was asked for, negative for an injection.
         rank: directions that the adapter really uses; the rest of its rank is zeros.
         error: ``||B A + alpha E||_F / ||alpha E||_F`` of the matrices as they are stored.
-        lossless: whether the delta was a product of that rank before, so that ``error`` is rounding.
+        lossless: whether no direction of the delta was cut, so that ``error`` is rounding.
         note: why it was skipped.
     """
 
