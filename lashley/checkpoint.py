@@ -144,7 +144,7 @@ def opened(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Iterator[Che
 
 @contextmanager
 def alone(folder: Path) -> Iterator[int]:
-    """Nobody else works on the folder, which is made where there is none, until the block ends; the handle of its lock.
+    """Nobody else works on the folder, which is made where there is none, until the block ends. Gives the lock.
 
     Raises:
         StoreError: another process works on it, or another thread of this one.

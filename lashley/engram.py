@@ -77,24 +77,6 @@ class Delta:
         wide = widest(a.device)  # and out of reach of autocast and TF32
         return self.layer.weight((a.to(wide) @ b.to(wide)).to(a.dtype).unsqueeze(0))
 
-    def rows(self, which: str, start: int, stop: int) -> Tensor:
-        """``weight[start:stop]`` or ``bias[start:stop]``; of factors, only these rows are multiplied out."""
-        if which == "bias":
-            assert self.bias is not None
-            return self.bias[start:stop]
-        if self.factors is None:
-            return self.weight[start:stop]
-        a, b = self.factors
-        out, dim = self.layer.out, self.layer.dim
-        wide = widest(a.device)
-        # How the layer lays its matrix out shows on one without numbers.
-        laid = self.layer.weight(torch.empty(self.layer.matrices, out, dim, device="meta"))
-        if (laid.shape, laid.stride()) == ((out, dim), (dim, 1)):
-            return (a[start:stop].to(wide) @ b.to(wide)).to(a.dtype)
-        if (laid.shape, laid.stride()) == ((dim, out), (1, dim)):
-            return (a.to(wide) @ b[:, start:stop].to(wide)).to(a.dtype).T
-        return self.weight[start:stop]
-
     @property
     def touches(self) -> tuple[str, ...]:
         """Which tensors of the layer an edit changes: "weight", and "bias" unless none is asked for or it is folded."""

@@ -59,6 +59,7 @@ def test_the_card_of_a_checkpoint(source: Path, tmp_path: Path) -> None:
         "A copy of its base with the memory of cat taken out, in closed form",
         "`W - alpha E` in 2 layers",
         "- strength: 0.5\n",
+        "- estimator: `Projection(sharpness=1.0, threshold=0.5, cut=Cut())`\n",
         "its weights are those the engram was solved for",
         engram().base_fingerprint,
         "but for what untying added: lm_head.weight added",

@@ -509,17 +509,3 @@ def test_the_manifest_is_readable_json(tmp_path):
     assert manifest["kind"] == "engram" and manifest["concepts"] == {"cat": 1.0}
     assert manifest["estimator"]["name"] == "Projection" and manifest["made_by"]["versions"]["torch"]
     assert [entry["name"] for entry in manifest["layers"]] == ["0", "2"]
-
-
-@pytest.mark.parametrize(
-    "module",
-    [nn.Linear(6, 5), Conv1D(5, 6), Conv1D(6, 6), nn.Embedding(6, 5), nn.Conv2d(2, 5, 3), nn.ConvTranspose1d(4, 5, 2)],
-    ids=repr,
-)
-@pytest.mark.parametrize("rank", [2, None])
-def test_some_rows_of_a_delta_are_those_of_all(module, rank):
-    delta = delta_of("layer", module, rank=rank)
-    for start, stop in [(0, 1), (1, 4), (3, 9)]:
-        assert_close(delta.rows("weight", start, stop), delta.weight[start:stop], atol=1e-7)
-    if delta.bias is not None:
-        assert torch.equal(delta.rows("bias", 1, 3), delta.bias[1:3])

@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 import language
 import lashley
 from editing import engram_of, randomised
 from helpers import assert_near, gaussian
 from lashley.engram import Delta
-from lashley.errors import EditError, LashleyWarning, StoreError
-from lashley.export import lora, save_lora
+from lashley.errors import EditError, LashleyWarning, ModelError, StoreError
+from lashley.export import Adapted, Source, lora, save_lora
 from lashley.layers import describe
 
 # peft asks transformers 5 for a property that has been given another name; nothing of ours is involved.
@@ -58,8 +59,7 @@ def test_what_peft_loads_is_the_edit(make: Any, concept: str, tmp_path: Path) ->
     model = make()
     engram = language.recorded(model).engram(model, concept)
     report = save_lora(engram, tmp_path / "adapter", base=model, energy=1.0)
-    assert report.lossless == (concept == "one")
-    assert report.error < 1e-6
+    assert report.lossless and report.error < 1e-6
     assert report.bias == (make is not language.llama)
     edited = lashley.ablate(model, engram)
     assert_edit(language.logits(adapted(model, tmp_path / "adapter")), language.logits(edited), language.logits(model))
@@ -154,7 +154,7 @@ def test_convolutions(tmp_path: Path) -> None:
     model = randomised(Pictures())
     engram = engram_of(model, scale=0.3)
     report = save_lora(engram, tmp_path / "adapter", base=model, energy=1.0)
-    assert report.bias and not report.lossless and report.error < 1e-6
+    assert report.bias and report.lossless and report.error < 1e-6
     x = gaussian(4, 3, 8, 8).float()
     with torch.no_grad():
         found, edited, before = adapted(model, tmp_path / "adapter")(x), lashley.ablate(model, engram)(x), model(x)
@@ -178,16 +178,16 @@ def test_embeddings(tmp_path: Path) -> None:
 def test_the_error_of_a_cut_is_stated(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(40, 30, bias=False), nn.Linear(30, 50, bias=False))
     engram = engram_of(model)
-    report = save_lora(engram, tmp_path / "adapter", energy=0.9)
+    report = save_lora(engram, tmp_path / "adapter", energy=0.6)
     found = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
-    assert report.rank == 32 and not report.lossless
+    assert report.rank == 16 and not report.lossless
     for name, layer in report.layers.items():
         a, b = (found[f"base_model.model.{name}.lora_{side}.weight"].double() for side in "AB")
         assert a.shape[0] == b.shape[1] == report.rank
         delta = engram[name].weight.double()
         error = (b @ a + delta).norm() / delta.norm()
         assert layer.error == pytest.approx(error.item(), rel=1e-5)
-        assert layer.error < 0.1**0.5
+        assert 0.1 < layer.error < 0.4**0.5
         values = torch.linalg.svdvals(delta)
         best = (values[layer.rank :].norm() / values.norm()).item()
         assert layer.error == pytest.approx(best, abs=1e-6)
@@ -347,3 +347,57 @@ def test_the_report_and_the_folder(tmp_path: Path) -> None:
     (tmp_path / "adapter" / "notes.txt").write_text("mine")
     with pytest.raises(StoreError, match="notes.txt"):
         save_lora(engram, tmp_path / "adapter")
+
+
+# An adapter read by ourselves.
+
+
+@pytest.mark.parametrize("make", [language.llama, language.qwen, language.gpt2])
+def test_a_base_with_an_adapter_added_is_the_edited_model(make: Any, tmp_path: Path) -> None:
+    model = make()
+    model.save_pretrained(tmp_path / "base")
+    engram = language.recorded(model).engram(model, "one")
+    save_lora(engram, tmp_path / "adapter", base=model, tied="untie")
+    found = Adapted(Source(tmp_path / "base"), tmp_path / "adapter")
+    expected = lashley.ablate(model, engram, tied="untie").state_dict()
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert_near(found[name], value, rel=1e-6)
+
+
+def test_convolutions_and_embeddings_read_back(tmp_path: Path) -> None:
+    pictures = randomised(Pictures())
+    save_lora(engram_of(pictures, bias=False), tmp_path / "pictures", energy=1.0)
+    words = randomised(nn.ModuleDict({"table": nn.Embedding(9, 5), "square": Conv1D(6, 6)}))
+    save_lora(engram_of(words, bias=False), tmp_path / "words", energy=1.0)
+    for model, name in ((pictures, "pictures"), (words, "words")):
+        found = Adapted(model.state_dict(), tmp_path / name)
+        for key, value in lashley.ablate(model, engram_of(model, bias=False)).state_dict().items():
+            assert_near(found[key], value, rel=1e-6)
+
+
+def test_adapters_that_are_not_read(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 5))
+    save_lora(engram_of(model, bias=False), tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    values = json.loads(config.read_text())
+    with pytest.raises(ModelError, match=r"to have '0.weight', which .* changes.*for another base"):
+        Adapted(nn.ModuleDict({"head": nn.Linear(6, 5)}).state_dict(), tmp_path / "adapter")
+    other = Adapted(nn.Sequential(nn.Linear(7, 5)).state_dict(), tmp_path / "adapter")
+    with pytest.raises(ModelError, match=r"of the shape \[5, 6\] of the adapter .*, got \[5, 7\].*for another base"):
+        other["0.weight"]
+    for change in ({"use_dora": True}, {"rank_pattern": {"0": 4}}, {"peft_type": "LOHA"}):
+        config.write_text(json.dumps({**values, **change}))
+        with pytest.raises(ModelError, match=f"with {next(iter(change))} "):
+            Adapted(model.state_dict(), tmp_path / "adapter")
+    config.write_text(json.dumps({**values, "use_rslora": True}))
+    scaled = Adapted(model.state_dict(), tmp_path / "adapter")
+    config.write_text(json.dumps(values))
+    plain = Adapted(model.state_dict(), tmp_path / "adapter")
+    before = model.state_dict()["0.weight"]
+    assert_near(scaled["0.weight"] - before, (plain["0.weight"] - before) * values["r"] ** 0.5, rel=1e-6)
+    save_file({"layer.weight": torch.zeros(2)}, tmp_path / "adapter" / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="named base_model.model.LAYER"):
+        Adapted(model.state_dict(), tmp_path / "adapter")
+    with pytest.raises(ModelError, match="Expected a LoRA adapter with adapter_config.json"):
+        Adapted(model.state_dict(), tmp_path)

@@ -174,19 +174,29 @@ def measure(old: Tensor, new: Tensor, asked: Tensor | None = None) -> Measure:
     moved = torch.zeros((), dtype=torch.int64, device=old.device)
     total = 0
     for a, b, *wanted in pieces(old, new) if asked is None else pieces(old, new, asked):
-        differs = (a != b) & ~((a != a) & (b != b))
+        differs = a != b
         before = a.to(wide)
-        change = torch.where(differs, b.to(wide) - before, 0.0)
-        found = [change, before]
+        change = b.to(wide) - before
+        if not (size := _square(change)).isfinite():  # an inf or nan, which has moved only where it differs
+            differs &= ~((a != a) & (b != b))
+            change = torch.where(differs, change, 0.0)
+            size = _square(change)
+        moved += differs.count_nonzero()
+        found = [size, _square(before)]
         if wanted:
             step = wanted[0].to(wide)
-            found += [step, change - step]
-        sums[: len(found)] += torch.stack([part.square().sum() for part in found])
-        moved += differs.sum()
+            found += [_square(step), _square(change.sub_(step))]
+        sums[: len(found)] += torch.stack(found)
         total += a.numel()
     values = sums.tolist()
     requested, missed = (None, None) if asked is None else values[2:]
     return Measure(values[0], values[1], int(moved), total, requested, missed)
+
+
+def _square(tensor: Tensor) -> Tensor:
+    """The sum of squares, in one pass."""
+    flat = tensor.reshape(-1)
+    return flat.dot(flat)
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

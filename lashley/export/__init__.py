@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from lashley.export.adapted import Adapted
 from lashley.export.card import model_card
-from lashley.export.lora import LoraLayer, LoraReport, save_lora
+from lashley.export.lora import save_lora
+from lashley.export.lora_report import LoraLayer, LoraReport
 from lashley.export.rewrite import rewrite_checkpoint
 from lashley.export.source import Source
 

@@ -60,7 +60,9 @@ class Adapted(Mapping[str, Tensor]):
         self._shard = Shard(self.folder / ADAPTER_WEIGHTS)
         self._layers = {_layer(name) for name in self._shard.stored}
         self._changed = {f"{layer}.weight" for layer in self._layers}
-        self._changed |= {f"{layer}.bias" for layer in self._layers if self._part(layer, "lora_B.bias")}
+        # lora_bias gives one to every layer; of zeros it is nothing that the base would have to have.
+        biased = (layer for layer in self._layers if self._part(layer, "lora_B.bias"))
+        self._changed |= {f"{layer}.bias" for layer in biased if self._tensor(layer, "lora_B.bias").any()}
         if strange := sorted(name for name in self._changed if name not in base):
             raise ModelError(
                 f"Expected the base to have {strange[0]!r}, which the adapter in {folder} changes. "

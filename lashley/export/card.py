@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lashley.errors import EditError, StoreError
+from lashley.estimators import Estimator
 from lashley.store import MANIFEST, amend, kind_of, read_manifest
 
 __all__ = ["CARD", "model_card"]
@@ -142,4 +143,4 @@ def _number(value: float) -> str:
 
 
 def _spoken(estimator: Mapping[str, Any] | None) -> str:
-    return "several" if estimator is None else json.dumps(estimator)
+    return "several" if estimator is None else str(Estimator.from_json(estimator))

@@ -10,8 +10,6 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,108 +17,26 @@ from torch import Tensor, nn
 
 from lashley.edit import Alpha
 from lashley.edit.apply import alphas_of
-from lashley.edit.ties import sharers
 from lashley.engram import Delta, Engram
-from lashley.errors import EditError, LashleyWarning, nearest
+from lashley.errors import EditError, LashleyWarning
 from lashley.export.adapted import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from lashley.export.architecture import config_of, skeleton
+from lashley.export.lora_base import Base
+from lashley.export.lora_report import LoraLayer, LoraReport
 from lashley.export.lowrank import LowRank, low_rank, realised_error
-from lashley.export.source import Source, recognised
 from lashley.layers import (
     ConvLayer,
     ConvTransposeLayer,
     EmbeddingLayer,
     Layer,
     LinearLayer,
-    layer_type,
-    places,
-    unwrap,
 )
 from lashley.layers.linear import TransposedLinearLayer
 from lashley.provenance import command, environment
 from lashley.store import check_target, writing
 
-__all__ = ["RANKS", "LoraLayer", "LoraReport", "save_lora"]
+__all__ = ["RANKS", "save_lora"]
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # the maximal ranks that vLLM knows
-_TASKS = {
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-}
-
-
-@dataclass(frozen=True)
-class LoraLayer:
-    """What became of one layer of the engram.
-
-    Attributes:
-        name: of the layer.
-        status: "adapted", "skipped" because of a tie, or "empty" where there is nothing to add.
-        alpha: the strength that was asked for, negative for an injection.
-        rank: directions that the adapter really uses; the rest of its rank is zeros.
-        error: ``||B A + alpha E||_F / ||alpha E||_F`` of the matrices as they are stored.
-        lossless: whether the delta was a product of that rank before, so that ``error`` is rounding.
-        note: why it was skipped.
-    """
-
-    name: str
-    status: str
-    alpha: float
-    rank: int = 0
-    error: float = 0.0
-    lossless: bool = True
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class LoraReport:
-    """What `save_lora` wrote.
-
-    Attributes:
-        layers: ``{name: LoraLayer}``.
-        rank: of the adapter, the same in every layer.
-        dtype: that its matrices are stored in.
-        bias: whether it holds biases too (``lora_bias``). PEFT loads them, and merges them where every adapted layer
-            has a bias of its own; other engines may not know them. Solving with ``bias=False`` avoids them.
-        base_matches: whether the base has the weights the engram was solved for; None where it was not looked at.
-    """
-
-    layers: Mapping[str, LoraLayer]
-    rank: int
-    dtype: str
-    bias: bool
-    base_matches: bool | None = None
-
-    @property
-    def lossless(self) -> bool:
-        """Whether no layer was cut."""
-        return all(layer.lossless for layer in self.layers.values())
-
-    @property
-    def error(self) -> float:
-        """The largest error of a layer."""
-        return max((layer.error for layer in self.layers.values()), default=0.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        rows = [asdict(layer) for layer in self.layers.values()]
-        return {**asdict(self), "layers": rows, "lossless": self.lossless, "error": self.error}
-
-    def __str__(self) -> str:
-        """A table, and what it comes to."""
-        rows = [("layer", "status", "alpha", "rank", "error", "note")]
-        for layer in self.layers.values():
-            adapted = layer.status == "adapted"
-            rank, error = (str(layer.rank), f"{layer.error:.1e}") if adapted else ("", "")
-            rows.append((layer.name, layer.status, f"{layer.alpha:.3g}", rank, error, layer.note))
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        what = "lossless" if self.lossless else f"cut, the largest error {self.error:.1e}"
-        lines.append(f"rank {self.rank}, {self.dtype}, {what}" + (", with biases" if self.bias else ""))
-        if self.base_matches is False:
-            lines.append("The weights of the base are not those the engram was solved for.")
-        return "\n".join(lines)
 
 
 def save_lora(
@@ -139,7 +55,7 @@ def save_lora(
 ) -> LoraReport:
     """Write the edit as a PEFT LoRA adapter: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
-    A delta that is held as factors (the concept had fewer rows than the layer has columns) is written without loss. Any
+    A delta that is held as factors (a concept of few rows: see `lashley.engram.Delta`) is written without loss. Any
     other is cut to the directions that hold the share ``energy`` of ``||E||_F^2``. All layers get one rank, because not
     every engine knows ranks layer by layer: the largest that one of them needs, rounded up to the next of `RANKS`. A
     layer that needs less is filled up with zeros, a layer that was cut uses all of it.
@@ -168,7 +84,7 @@ def save_lora(
     _check_options(rank, energy, max_rank, dtype, tied)
     alphas = alphas_of(engram, alpha)
     sign = 1.0 if inject else -1.0
-    found = _Base(base, base_name, engram)
+    found = Base(base, base_name, engram)
     skipped = found.shared if tied == "skip" else {}
     wanted = {name: delta for name, delta in engram.items() if alphas[name] and name not in skipped}
     if not wanted:
@@ -204,7 +120,7 @@ def save_lora(
             )
         tensors |= _named(name, delta.layer, _padded(b, common, 1), _padded(a, common, 0), bias)
         error = realised_error(delta, strength, b, a)
-        whole = part.exact and used == part.rank()
+        whole = used == part.rank()
         layers[name] = LoraLayer(name, "adapted", alphas[name] * -sign, used, error, whole)
     report = LoraReport(layers, common, str(dtype).removeprefix("torch."), with_bias, found.matches)
     config = _config(wanted, report, found)
@@ -220,56 +136,6 @@ def save_lora(
             stacklevel=2,
         )
     return report
-
-
-class _Base:
-    """What is known of the model that an adapter is for.
-
-    Attributes:
-        name: by which PEFT finds it.
-        task: PEFT's word for what it is for, where that changes nothing but the methods it has.
-        shared: for every layer whose tensors have other names too, those.
-        matches: whether it has the weights the engram was solved for; None where that is not known.
-    """
-
-    def __init__(self, base: str | os.PathLike[str] | nn.Module | None, name: str | None, engram: Engram) -> None:
-        self.name = name
-        self.task: str | None = None
-        self.shared: Mapping[str, tuple[str, ...]] = {}
-        self.matches: bool | None = None
-        if isinstance(base, nn.Module):
-            model: nn.Module | None = unwrap(base)
-            self.name = name or getattr(model, "name_or_path", None) or None
-            state: Mapping[str, Tensor] | None = unwrap(base).state_dict()
-        elif base is not None and Path(base).is_dir():
-            self.name = name or os.fspath(base)
-            model, state = skeleton(Path(base)), None
-            if config_of(Path(base)).get("quantization_config") is None:
-                state = Source(base)
-        else:
-            self.name = name or (None if base is None else os.fspath(base))
-            return
-        if model is not None:
-            _check_base(model, engram)
-            self.shared = sharers(model, engram)
-            self.task = next((task for end, task in _TASKS.items() if type(model).__name__.endswith(end)), None)
-        if state is not None and all(delta.base for delta in engram.values()):
-            weights = ((delta.layer.in_state(state, "weight")[1], delta.base) for delta in engram.values())
-            self.matches = all(weight is not None and recognised(weight, base) for weight, base in weights)
-
-
-def _check_base(model: nn.Module, engram: Engram) -> None:
-    modules = places(model)
-    for name, delta in engram.items():
-        if name not in modules:
-            raise EditError(f"Expected the base to have layer {name!r} of the engram. {nearest(name, modules)}")
-        weight = delta.layer.tensor(modules[name], "weight")
-        if layer_type(modules[name]) is not type(delta.layer) or weight is None or weight.shape != delta.layer.shape:
-            got = "none" if weight is None else list(weight.shape)
-            raise EditError(
-                f"Expected layer {name!r} to be {delta.layer.type} {list(delta.layer.shape)} as in the engram, got "
-                f"{type(modules[name]).__name__} {got}. The engram is of another model."
-            )
 
 
 def _check_options(rank: int | None, energy: float, max_rank: int, dtype: torch.dtype, tied: str) -> None:
@@ -354,7 +220,7 @@ def _named(name: str, layer: Layer, b: Tensor, a: Tensor, bias: Tensor | None) -
     return tensors if bias is None else {**tensors, f"{prefix}.lora_B.bias": bias}
 
 
-def _config(wanted: Mapping[str, Delta], report: LoraReport, base: _Base) -> dict[str, Any]:
+def _config(wanted: Mapping[str, Delta], report: LoraReport, base: Base) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "base_model_name_or_path": base.name,

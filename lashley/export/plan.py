@@ -59,8 +59,8 @@ class _Spot:
 
     def edit(self, tensor: Tensor, result: Result) -> None:
         part = self.view(tensor)
-        blocks.check(self.name, part, self.parts)
         result.measures[self.name] = blocks.add(part, self.parts)
+        blocks.check(self.name, part)  # afterwards is early enough: nobody sees the copy before it is complete
 
 
 class Plan:
