@@ -136,8 +136,38 @@ def test_an_adapter_reproduces_the_edit() -> None:
     with torch.no_grad():
         one, two = adapted(**batch).logits, loaded("whole")(**batch).logits
     assert told["plan"]["form"] == "lora" and told["alpha"] == 1.5
-    assert (one - two).abs().max() < 1e-3 * two.abs().max()
-    assert told["receipt"]["lossless"] and told["verified"]["logits_off_by"] < 1e-3
+    assert told["receipt"]["lossless"] is False  # the rows of six answers are more than the columns
+    off = ((one - two).abs().max() / two.abs().max()).item()
+    assert off == pytest.approx(told["verified"]["logits_off_by"], rel=0.05) and off < 0.15
+    assert "cutting it to that rank left out" in (Path("adapter") / page.PAGE).read_text()
+
+
+def test_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert forget("--alpha", "1", "--json", out="spoken") == 0
+    assert json.loads(capsys.readouterr().out)["alpha"] == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "where", "expected"),
+    [
+        (("--sharpness", "3"), ("plan", "estimator", "sharpness"), 3.0),
+        (("--threshold", "0.3"), ("plan", "estimator", "threshold"), 0.3),
+        (("--rtol", "0.01"), ("plan", "estimator", "cut", "rtol"), 0.01),
+        (("--strength", "weight-norm"), ("plan", "strength"), "weight-norm"),
+        (("--tied", "skip"), ("plan", "tied"), "skip"),
+        (("--probes", "4"), ("plan", "probes"), 4),
+        (("--batch-size", "5", "--recording", "by-five"), ("plan", "batch_size"), 5),
+        (("--max-length", "40"), ("plan", "texts", "max_length"), 40),
+        (("--auto",), ("alpha_from",), "point"),
+    ],
+)
+def test_what_an_option_says_is_done(more: tuple[str, ...], where: tuple[str, ...], expected: object) -> None:
+    shutil.rmtree("optional", ignore_errors=True)
+    assert forget(*more, out="optional") == 0
+    found = report("optional")
+    for key in where:
+        found = found[key]
+    assert found == expected or str(found).startswith(str(expected))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
