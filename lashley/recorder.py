@@ -452,7 +452,7 @@ class _Recorder:
             )
 
     def _weight(self, name: str) -> Tensor:
-        weight = self.layers[name].tensor(self.modules[name], "weight")
+        weight = self.layers[name].effective(self.modules[name])
         assert weight is not None  # `select` let it through
         return weight.detach()
 

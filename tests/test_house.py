@@ -53,6 +53,7 @@ distributed
 sweep criteria trace
 methods metrics
 export
+forgetting
 __init__
 studies report cli
 __main__
