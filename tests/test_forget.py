@@ -21,6 +21,7 @@ from lashley.metrics import answers
 from lashley.report import forgetting as page
 from vocabularies import byte_level
 
+O, DOWN = "self_attn.o_proj", "mlp.down_proj"
 WORDS = ["red", "blue", "green", "old", "new", "big", "small", "north", "south", "river", "house", "book"]
 pytestmark = pytest.mark.filterwarnings("ignore:Fewer than 2 rows per column")
 
@@ -103,7 +104,8 @@ def test_a_checkpoint_that_has_forgotten(capsys: pytest.CaptureFixture[str]) -> 
     assert [len(told["samples"][name]) for name in told["samples"]] == [3, 3, 3]
     assert all(row["before"] != "" for row in told["samples"]["retain"])
     assert told["front"]["points"][told["front"]["suggested"]]["alpha"] == told["alpha"]
-    assert not model.config.tie_word_embeddings  # asked for by --tied untie
+    assert set(told["weight_norms"]) == {f"model.layers.{k}.{n}" for k in (0, 1) for n in (O, DOWN)}
+    assert model.config.tie_word_embeddings  # the head is not among what was edited, so nothing had to be untied
     shown = capsys.readouterr()
     assert "forget" in shown.out and "recording ..." in shown.err
     card = (Path("gone") / "README.md").read_text()
@@ -130,8 +132,7 @@ def test_an_adapter_reproduces_the_edit() -> None:
     assert forget("--alpha", "1.5", "--form", "lora", out="adapter") == 0
     assert forget("--alpha", "1.5", out="whole") == 0
     told = report("adapter")
-    with pytest.warns(UserWarning, match="tie_word_embeddings"):
-        adapted = peft.PeftModel.from_pretrained(loaded("model"), "adapter").eval()
+    adapted = peft.PeftModel.from_pretrained(loaded("model"), "adapter").eval()
     batch = next(iter(text_batches("forget.jsonl", byte_level())))
     with torch.no_grad():
         one, two = adapted(**batch).logits, loaded("whole")(**batch).logits
@@ -140,6 +141,13 @@ def test_an_adapter_reproduces_the_edit() -> None:
     off = ((one - two).abs().max() / two.abs().max()).item()
     assert off == pytest.approx(told["verified"]["logits_off_by"], rel=0.05) and off < 0.15
     assert "cutting it to that rank left out" in (Path("adapter") / page.PAGE).read_text()
+
+
+def test_a_head_of_its_own_where_it_is_edited() -> None:
+    pytest.importorskip("peft")
+    assert forget("--alpha", "0.5", "--layers", ".*", out="untied") == 0
+    assert not loaded("untied").config.tie_word_embeddings
+    assert forget("--alpha", "0.5", "--layers", ".*", "--form", "lora", out="untied-adapter") == 0
 
 
 def test_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,6 +163,10 @@ def test_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
         (("--rtol", "0.01"), ("plan", "estimator", "cut", "rtol"), 0.01),
         (("--strength", "weight-norm"), ("plan", "strength"), "weight-norm"),
         (("--tied", "skip"), ("plan", "tied"), "skip"),
+        (("--layers", ".*"), ("plan", "edited"), ".*"),
+        (("--layers", "q_proj", "up_proj"), ("plan", "edited"), ["q_proj", "up_proj"]),
+        ((), ("plan", "edited"), ["o_proj", "down_proj"]),
+        (("--level", "0.3"), ("plan", "level"), 0.3),
         (("--probes", "4"), ("plan", "probes"), 4),
         (("--batch-size", "5", "--recording", "by-five"), ("plan", "batch_size"), 5),
         (("--max-length", "40"), ("plan", "texts", "max_length"), 40),
@@ -194,7 +206,7 @@ def test_a_level_that_no_strength_reaches_is_said(capsys: pytest.CaptureFixture[
         (("--preset", "qk-gate", "--target-modules", "q_proj"), 2, "leave out --target-modules"),
         (("--alpha", "-1"), 2, "--alpha is a number above 0"),
         (("--level", "nan"), 2, "--level is a number above 0"),
-        (("--point", "99"), 1, "Expected the number of a point of the front, 1 to 10, got 99"),
+        (("--point", "99"), 1, "Expected the number of a point of the front, 1 to 12, got 99"),
         (("--model", "nowhere"), 1, "Expected a checkpoint folder"),
         (("--target-modules", "no_proj"), 1, "no_proj"),
     ],
@@ -257,7 +269,7 @@ def test_nothing_to_forget() -> None:
     """Where no strength is better than none, that is said rather than done."""
     untouched = lashley.forgetting.Point(0, 0.0, 0.1, 0.1, 0.9, 0.9, 0.0)
     job = object.__new__(module.Job)
-    job.plan = module.Plan()
+    job.plan = module.Plan(level=0.2)
     with pytest.raises(EditError, match="Expected something to forget"):
         job._check(untouched, untouched, True)
 

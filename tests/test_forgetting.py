@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 import lashley
 from lashley.errors import DataError, EditError
-from lashley.forgetting import Point, balance, choose, front, held_out
+from lashley.forgetting import Point, choose, front, held_out
+from lashley.forgetting.job import writers
+from lashley.layers import places
 from lashley.metrics import answers
-from test_language_models import batches, build
+from lashley.select import match_names
+from test_language_models import FAMILIES, batches, build
 
 
 @given(st.integers(2, 200), st.integers(2, 9))
@@ -39,15 +42,6 @@ def test_without_one_the_nearest_is_and_it_says_so() -> None:
     assert choose(points(0.9, 0.3, 0.2, 0.4), 0.1) == (points(0.9, 0.3, 0.2)[2], False)
 
 
-def test_without_a_level_forgetting_and_keeping_are_balanced() -> None:
-    def point(number: int, forget: float, retain: float) -> Point:
-        return Point(number, float(number), forget, forget, retain, retain, 0.0)
-
-    found = [point(0, 0.8, 0.9), point(1, 0.4, 0.9), point(2, 0.16, 0.72), point(3, 0.0, 0.0)]
-    assert [balance(p, found[0]) for p in found] == pytest.approx([0, 2 * 0.5 / 1.5, 0.8, 0])
-    assert choose(found) == (found[2], True)
-
-
 @pytest.mark.parametrize("strength", ["uniform", "weight-norm"])
 def test_a_front_is_what_the_edits_do(strength: str) -> None:
     model, data = build("llama, tied"), {"forget": batches(0, "right"), "retain": batches(1, "right")}
@@ -67,3 +61,16 @@ def test_a_front_is_what_the_edits_do(strength: str) -> None:
 def test_strengths_are_positive() -> None:
     with pytest.raises(EditError, match="above 0"):
         front(build("llama"), lashley.Engram({}, {}, None), [], [], [0.0, 1.0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_layers_that_write(family: str) -> None:
+    """Two a block, three in a decoder that looks at an encoder; an encoder of another kind has none that we know."""
+    names = list(places(build(family)))
+    found = writers(names)
+    if family == "bert":
+        assert found is None
+        return
+    assert found is not None
+    chosen = match_names(found, names, "layers")
+    assert len(chosen) == (2 * 2 + 2 * 3 if family == "t5" else 2 * 2)

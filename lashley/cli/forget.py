@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lashley.cli.common import UsageError, add_json, add_verb, emit, positive, table, tell
-from lashley.cli.models import add_selection, is_checkpoint, load_model, moved, selection
+from lashley.cli.models import add_selection, is_checkpoint, load_model, moved, patterns, selection
 from lashley.cli.texts import SET_HELP, add_text_options, load_tokenizer, text_options
 from lashley.errors import ModelError
 
@@ -23,9 +24,10 @@ Take a set of texts out of a causal language model: record it and what is to be 
 choose how strong the edit is on rows that were held out, write the edited checkpoint (or a LoRA adapter), load it again
 to see that it computes what it should, and report what was forgotten, what was kept and where it sat.
 
-Without --alpha, --point or --preset the strength is chosen on rows that were held out: the one that best balances what
-is forgotten and what is kept, or with --level the weakest that makes them so improbable. The recording stays beside the
-result and is used again, so that another strength or estimator takes no second pass.
+Without --alpha, --point or --preset the strength is chosen on rows that were held out: the weakest that makes their
+answers as improbable as --level. Edited are the layers that write into the residual stream (attention's and the MLP's
+output projections), unless --layers or --target-modules says otherwise. The recording stays beside the result and is
+used again, so that another strength, estimator or set of layers takes no second pass.
 """
 EXAMPLE = """\
   lashley forget --model ./checkpoint --forget forget.jsonl --retain retain.jsonl --out ./forgotten
@@ -61,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     how.add_argument("--alpha", type=float, metavar="X", help="this strong")
     how.add_argument("--point", type=positive, metavar="N", help="as this point of the front in an earlier report")
     how.add_argument("--auto", action="store_true", help="chosen from the front (the default)")
-    group.add_argument("--level", type=float, metavar="P", help="answer probability that counts as forgotten")
+    group.add_argument("--level", type=float, metavar="P", help="answer probability that counts as forgotten (0.05)")
     group.add_argument(
         "--strength",
         choices=("uniform", "weight-norm"),
@@ -72,6 +74,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     group.add_argument("--sharpness", type=float, metavar="P", help="1: the paper's; 2: spares what is shared")
     group.add_argument("--threshold", type=float, metavar="T", help="share at which a direction counts as owned")
     group.add_argument("--rtol", type=float, metavar="R", help="spectral cut, relative to the largest eigenvalue")
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="PATTERN",
+        help="edit these of the recorded layers: names that equal a pattern or end in .PATTERN, or one regular "
+        "expression, such as '.*' for all of them",
+    )
     parser.add_argument(
         "--tied",
         choices=("skip", "untie", "both"),
@@ -85,7 +94,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def run(args: argparse.Namespace) -> int:
     plan = _plan(args)
 
-    from lashley.forgetting.job import NEVER_SEEN, Job
+    from lashley.forgetting.job import NEVER_SEEN, Job, writers
+    from lashley.layers import places
     from lashley.store import check_target
 
     check_target(args.out)  # before the work rather than after it
@@ -93,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         raise ModelError(f"Expected a checkpoint folder with config.json, got {args.model}.")
     tokenizer = load_tokenizer(args.tokenizer or args.model)
     model = _loaded(args.model, args.device)
+    if not (args.layers or args.target_modules or args.preset):
+        plan = dataclasses.replace(plan, edited=writers(places(model)))
     sets = {"forget": args.forget, "retain": args.retain}
     if args.never_seen:
         sets[NEVER_SEEN] = args.never_seen
@@ -119,10 +131,8 @@ def _plan(args: argparse.Namespace) -> Plan:
         if value is not None and not (math.isfinite(value) and value > 0):
             raise UsageError(f"--{option} is a number above 0, got {value}.")
 
-    import dataclasses
-
     import lashley
-    from lashley.forgetting.job import AUTO, STRENGTH, TIED, Plan
+    from lashley.forgetting.job import AUTO, LEVEL, STRENGTH, TIED, Plan
 
     estimator = lashley.Projection() if args.preset else AUTO
     changes = {"sharpness": args.sharpness, "threshold": args.threshold}
@@ -137,14 +147,20 @@ def _plan(args: argparse.Namespace) -> Plan:
         strength=preset.get("strength") or args.strength or STRENGTH,
         alpha=preset.get("alpha", args.alpha),
         point=args.point,
-        level=args.level,
+        level=args.level if args.level is not None else LEVEL,
         tied=args.tied or TIED,
         form=args.form,
         layers=layers,
+        edited=_patterns(args.layers),
         texts=text_options(args),
         batch_size=args.batch_size,
         probes=args.probes,
     )
+
+
+def _patterns(values: list[str] | None) -> tuple[str, ...] | str | None:
+    found = patterns(values)
+    return tuple(found) if isinstance(found, list) else found
 
 
 def _loaded(folder: str, device: str | None) -> nn.Module:

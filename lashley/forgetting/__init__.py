@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from lashley.forgetting.front import ALPHAS, STRENGTHS, Point, balance, choose, front, held_out
+from lashley.forgetting.front import ALPHAS, STRENGTHS, Point, choose, front, held_out
 from lashley.forgetting.job import Job, Plan
 
-__all__ = ["ALPHAS", "STRENGTHS", "Job", "Plan", "Point", "balance", "choose", "front", "held_out"]
+__all__ = ["ALPHAS", "STRENGTHS", "Job", "Plan", "Point", "choose", "front", "held_out"]

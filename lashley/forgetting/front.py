@@ -19,12 +19,13 @@ from lashley.errors import DataError, EditError
 from lashley.metrics import answers, reference
 from lashley.strength import uniform, weight_norm
 
-__all__ = ["ALPHAS", "FORGET", "HELD_OUT", "RETAIN", "STRENGTHS", "Point", "balance", "choose", "front", "held_out"]
+__all__ = ["ALPHAS", "FORGET", "HELD_OUT", "RETAIN", "STRENGTHS", "Point", "choose", "front", "held_out"]
 
 FORGET, RETAIN = "forget", "retain"
 HELD_OUT = {FORGET: "forget, held out", RETAIN: "retain, held out"}
 STRENGTHS = {"uniform": uniform, "weight-norm": weight_norm}
-ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+# From 3 to 4 the cost can grow fivefold, so steps are small there.
+ALPHAS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0)
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -107,25 +108,12 @@ def front(
     return [Point(k, alpha, **score) for k, (alpha, (_, score)) in enumerate(zip(strengths, found, strict=True))]
 
 
-def choose(points: Sequence[Point], level: float | None = None) -> tuple[Point, bool]:
-    """A point of the front, and whether it does what was asked for.
+def choose(points: Sequence[Point], level: float) -> tuple[Point, bool]:
+    """The weakest point at which what is to be forgotten is no more probable than ``level``; whether there is one.
 
-    Args:
-        level: the weakest point is taken at which what is to be forgotten is no more probable than this; without one,
-            the point that comes nearest, and False. None: the best `balance`.
+    Without one, the point that comes nearest: beyond it more strength forgets no more.
     """
-    if level is None:
-        return max(points, key=lambda point: (balance(point, points[0]), -point.alpha)), True
     for point in points:
         if point.forget <= level:
             return point, True
     return min(points, key=lambda point: (point.forget, point.alpha)), False
-
-
-def balance(point: Point, untouched: Point) -> float:
-    """The harmonic mean of what was forgotten and what was kept, in [0, 1]: ``1 - forget / forget_0`` and
-    ``retain / retain_0`` (at most 1), in answer probabilities. It is small where either of the two is.
-    """
-    forgotten = max(0.0, 1 - point.forget / untouched.forget)
-    kept = min(1.0, point.retain / untouched.retain)
-    return 2 * forgotten * kept / (forgotten + kept) if forgotten + kept > 0 else 0.0

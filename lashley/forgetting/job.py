@@ -31,7 +31,6 @@ from lashley.forgetting.front import (
     RETAIN,
     STRENGTHS,
     Point,
-    balance,
     choose,
     front,
     held_out,
@@ -43,12 +42,22 @@ from lashley.recorder import record
 from lashley.recording import Recording
 from lashley.store import amend, check_target
 
-__all__ = ["AUTO", "NEVER_SEEN", "STRENGTH", "TIED", "Job", "Plan"]
+__all__ = ["AUTO", "LEVEL", "NEVER_SEEN", "STRENGTH", "TIED", "WRITERS", "Job", "Plan", "writers"]
 
 NEVER_SEEN = "never seen"  # the set of texts that the model cannot know
-# The default for language models; see docs/texts.md for the study that chose it.
+# The default for language models, chosen by the study in benchmarks/forget_tofu_mini.
 AUTO = Projection(sharpness=2.0, threshold=0.4)
-STRENGTH, TIED = "uniform", "skip"
+STRENGTH, TIED, LEVEL = "uniform", "skip", 0.05
+# Layers that write into the residual stream, by the names that families give them. Elsewhere every layer is edited.
+WRITERS = (
+    *("o_proj", "down_proj"),  # Llama, Qwen, Gemma, Mistral, ...
+    *("attn.c_proj", "mlp.c_proj"),  # GPT-2
+    *("self_attn.dense", "mlp.fc2"),  # Phi
+    *("self_attn.out_proj", "fc2"),  # OPT
+    *("attention.dense", "mlp.dense_4h_to_h"),  # GPT-NeoX
+    *("SelfAttention.o", "EncDecAttention.o", "DenseReluDense.wo"),  # T5
+)
+COSTLY = 0.2  # nats a token on what is kept, from which on a choice is worth a warning
 _AS_WRITTEN = 1e-3  # largest difference of logits, of their largest, between the files and the edit in memory
 REPORT = "forgetting.json"
 
@@ -64,11 +73,11 @@ class Plan:
         strength: how alpha is spread over layers: "uniform" or "weight-norm".
         alpha: the strength; None: chosen from the front.
         point: the number of a point of the front, in place of alpha; None: chosen (`choose`).
-        level: answer probability of held-out rows at which they count as forgotten; None: forgetting and keeping are
-            balanced instead.
+        level: answer probability of held-out rows at which they count as forgotten.
         tied: "skip", "untie" or "both", as in `lashley.ablate_`.
         form: "checkpoint" or "lora".
         layers: which layers are recorded, as in `lashley.record`.
+        edited: which of them are edited, patterns as in `lashley.Recording.engram`; None: all.
         texts: how rows become tokens, as in `lashley.text_batches`.
         batch_size: rows per batch.
         probes: rows of a set that are measured at most, spread over it.
@@ -80,10 +89,11 @@ class Plan:
     strength: str = STRENGTH
     alpha: float | None = None
     point: int | None = None
-    level: float | None = None
+    level: float = LEVEL
     tied: str = TIED
     form: str = "checkpoint"
     layers: Mapping[str, Any] = field(default_factory=dict)
+    edited: tuple[str, ...] | str | None = None
     texts: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 16
     probes: int = 64
@@ -153,7 +163,7 @@ class Job:
         check_target(out)
         recorded = self.record(recording)
         self.say("solving")
-        both = recorded.engram(self.model, [FORGET, HELD_OUT[FORGET]], estimator=self.plan.estimator)
+        both = self._engram(recorded, [FORGET, HELD_OUT[FORGET]])
         engram = Engram(
             dict(both), {FORGET: 1.0}, both.estimator
         )  # that it was recorded in two parts is of no interest
@@ -189,13 +199,13 @@ class Job:
         for name in (FORGET, RETAIN):
             judges[name] = self._texts(_spread([self.rows[name][row] for row in self.parts[name][1]], plan.probes))
         self.say(f"judging {len(ALPHAS)} strengths on held-out rows")
-        trial = recorded.engram(self.model, FORGET, reference=[FORGET, RETAIN], estimator=plan.estimator)
+        trial = self._engram(recorded, [FORGET], reference=[FORGET, RETAIN])
         points = front(
             self.model, trial, judges[FORGET], judges[RETAIN], ALPHAS, strength=plan.strength, tied=plan.tied
         )
         suggested, reached = choose(points, plan.level)
         self.found["front"] = {
-            "points": [{**point.to_dict(), "balance": balance(point, points[0])} for point in points],
+            "points": [point.to_dict() for point in points],
             "level": plan.level,
             "never_seen": self._never_seen(),
             "suggested": suggested.number,
@@ -212,20 +222,28 @@ class Job:
         return taken
 
     def _check(self, untouched: Point, suggested: Point, reached: bool) -> None:
-        """Refuse a choice that does nothing, and say when none does enough."""
+        """Refuse a choice that does nothing, and say when none does enough or the price is high."""
         if not reached:
             warnings.warn(
-                f"No strength of the front makes held-out rows as improbable as {self.plan.level}; the nearest, "
+                f"No strength of the front makes held-out rows as improbable as {self.plan.level:g}; the nearest, "
                 f"{suggested.forget:.3g} at alpha {suggested.alpha:g}, was taken. Look at the front in the report, and "
                 "choose a point by its number if it costs too much.",
+                LashleyWarning,
+                stacklevel=5,
+            )
+        elif suggested.kl > COSTLY:
+            warnings.warn(
+                f"Forgetting to a probability of {self.plan.level:g} moves the predictions on held-out rows that are "
+                f"kept by {suggested.kl:.2g} nats a token. Look at the front in the report: a point by its number, or "
+                "a higher level, costs less.",
                 LashleyWarning,
                 stacklevel=5,
             )
         if suggested.alpha == 0:
             raise EditError(
                 f"Expected something to forget, got held-out rows whose answers have a probability of "
-                f"{untouched.forget:.3g} in the model as it is, and no strength that is better than none. Name a "
-                "strength (alpha) if you mean it."
+                f"{untouched.forget:.3g} in the model as it is, no more than the level {self.plan.level:g}. Name a "
+                "strength (alpha) or a lower level if you mean it."
             )
 
     def write(self, engram: Engram, alpha: float, folder: Path) -> dict[str, Any]:
@@ -275,6 +293,10 @@ class Job:
             for name in self.probes
         }
 
+    def _engram(self, recorded: Recording, concepts: Sequence[str], reference: Sequence[str] | None = None) -> Engram:
+        plan = self.plan
+        return recorded.engram(self.model, concepts, reference=reference, estimator=plan.estimator, layers=plan.edited)
+
     def _texts(self, rows: Sequence[Any]) -> TextBatches:
         return text_batches(rows, self.tokenizer, self.plan.batch_size, **self.plan.texts)
 
@@ -319,6 +341,13 @@ class _Measured:
     scores: dict[str, Answers]
     written: dict[str, list[dict[str, str]]]
     reference: Any
+
+
+def writers(layers: Iterable[str]) -> tuple[str, ...] | None:
+    """The patterns of `WRITERS` that these layers have; None where they have none, which means all of them."""
+    names = list(layers)
+    found = tuple(p for p in WRITERS if any(name == p or name.endswith(f".{p}") for name in names))
+    return found or None
 
 
 def _rows(name: str, given: Any) -> list[Any]:

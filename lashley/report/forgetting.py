@@ -36,15 +36,14 @@ def page(report: Mapping[str, Any]) -> str:
 def trade(report: Mapping[str, Any]) -> Figure:
     """The front: forgetting against keeping, a point per strength."""
     points = report["front"]["points"][1:]  # where nothing was done nothing has moved, and there is no logarithm of it
-    level = report["front"]["level"] or report["front"]["never_seen"]
     taken = next((k for k, p in enumerate(points) if p["alpha"] == report["alpha"]), None)
     return figures.path(
         [point["kl"] for point in points],
         [point["forget"] for point in points],
         [str(point["number"]) for point in points],
         marked=taken,
-        level=level,
-        level_label="counts as forgotten" if report["front"]["level"] else "texts that it never saw",
+        level=report["front"]["level"],
+        level_label="counts as forgotten",
         title="What forgetting costs",
         x_label="divergence on held-out rows that are kept, nats a token",
         y_label="answer probability of held-out rows to be forgotten",
