@@ -21,7 +21,7 @@ from lashley.metrics import answers
 from lashley.report import forgetting as page
 from vocabularies import byte_level
 
-O, DOWN = "self_attn.o_proj", "mlp.down_proj"
+OUT, DOWN = "self_attn.o_proj", "mlp.down_proj"
 WORDS = ["red", "blue", "green", "old", "new", "big", "small", "north", "south", "river", "house", "book"]
 pytestmark = pytest.mark.filterwarnings("ignore:Fewer than 2 rows per column")
 
@@ -104,7 +104,9 @@ def test_a_checkpoint_that_has_forgotten(capsys: pytest.CaptureFixture[str]) -> 
     assert [len(told["samples"][name]) for name in told["samples"]] == [3, 3, 3]
     assert all(row["before"] != "" for row in told["samples"]["retain"])
     assert told["front"]["points"][told["front"]["suggested"]]["alpha"] == told["alpha"]
-    assert set(told["weight_norms"]) == {f"model.layers.{k}.{n}" for k in (0, 1) for n in (O, DOWN)}
+    edited = {layer["name"] for layer in told["receipt"]["layers"]}
+    assert edited == {f"model.layers.{k}.{n}" for k in (0, 1) for n in (OUT, DOWN)}
+    assert set(told["weight_norms"]) > edited and "lm_head" in told["weight_norms"]  # the map shows what stayed as well
     assert model.config.tie_word_embeddings  # the head is not among what was edited, so nothing had to be untied
     shown = capsys.readouterr()
     assert "forget" in shown.out and "recording ..." in shown.err
@@ -188,7 +190,7 @@ def test_presets_are_the_paper_s(preset: str) -> None:
     plan = report(preset)["plan"]
     assert (plan["estimator"]["sharpness"], plan["estimator"]["threshold"]) == (1.0, 0.5)
     assert (plan["strength"], plan["alpha"]) == {"paper-uniform": ("uniform", 0.6)}.get(preset, ("weight-norm", 1.0))
-    layers = {name.rpartition(".")[2] for name in report(preset)["weight_norms"]}
+    layers = {layer["name"].rpartition(".")[2] for layer in report(preset)["receipt"]["layers"]}
     assert (layers == {"q_proj", "k_proj", "gate_proj"}) == (preset == "qk-gate")
 
 

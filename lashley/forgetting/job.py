@@ -167,7 +167,7 @@ class Job:
         engram = Engram(
             dict(both), {FORGET: 1.0}, both.estimator
         )  # that it was recorded in two parts is of no interest
-        self.found["weight_norms"] = engram.weight_norms()
+        self.found["weight_norms"] = self.norms(recorded)
         alpha = self.strength(recorded)
         before = self.measure(self.model)
         with _finished(out) as folder:
@@ -192,6 +192,22 @@ class Job:
             return record(self.model, concepts, checkpoint=Path(folder), **self.plan.layers)
         except DataError as error:
             raise DataError(f"{error} The recording is kept in {folder}; delete it or name another folder.") from None
+
+    def norms(self, recorded: Recording) -> dict[str, float]:
+        """``||E||_F / ||W||_F`` of every recorded layer, edited or not; site by site, as all deltas may be large."""
+        found: dict[str, float] = {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", LashleyWarning)  # said when the edit was solved
+            for site in recorded.sites:
+                part = recorded.engram(
+                    self.model,
+                    [FORGET, HELD_OUT[FORGET]],
+                    estimator=self.plan.estimator,
+                    layers=site.layers,
+                    check=False,
+                )
+                found |= part.weight_norms()
+        return {name: found[name] for name in recorded.layers}
 
     def strength(self, recorded: Recording) -> float:
         """The strength that was named, or that the front suggests; the front is kept either way."""
