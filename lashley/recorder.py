@@ -17,7 +17,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from lashley import identity
 from lashley.checkpoint import Checkpoint, opened
-from lashley.data.batches import batch_digest, batch_size, call, moved, total_batches
-from lashley.data.concepts import Members, check_data, stream
+from lashley.data.batches import batch_digest, batch_size, call, moved
+from lashley.data.concepts import Members, Stream, check_data
 from lashley.data.masks import Part, default_mask, fit_mask
 from lashley.data.rows import Pick, pick
 from lashley.edit.offsets import Fold, FoldSearch
@@ -111,10 +111,11 @@ def record(
         raise DataError(f"Expected dtype to be torch.float32, torch.float64 or None, got {dtype}.")
     inner = unwrap(model)
     layers = select(inner, target_modules, exclude_modules, layers_to_transform, layers_pattern)
-    asked = _Asked(model, inner, layers, data, concept_of, concept_names, rows, forward, dtype, keep, progress)
+    stream = Stream(data, concept_of, concept_names)
+    asked = _Asked(model, inner, layers, stream, rows, forward, dtype, keep, progress)
     if checkpoint is None:
         return asked.recording(None)
-    if asked.once:
+    if stream.once:
         raise DataError(
             "Expected data that can be read again beside checkpoint=, got an iterator: a run that goes on starts with "
             "the first batch, to see that the data are the same. Give lists or DataLoaders."
@@ -137,38 +138,12 @@ class _Asked:
     given: nn.Module
     model: nn.Module
     layers: dict[str, Layer]
-    data: Any
-    concept_of: Callable[[Any], Any] | None
-    names: Sequence[str] | None
+    stream: Stream
     rows: Rows | None
     forward: Forward | None
     dtype: torch.dtype | None
     keep: str
     progress: bool | None
-
-    @property
-    def mapping(self) -> bool:
-        """Whether the data are ``{concept: batches}``."""
-        return self.concept_of is None
-
-    @property
-    def parts(self) -> list[Iterable[Any]]:
-        """The iterables of batches."""
-        return list(self.data.values()) if self.mapping else [self.data]
-
-    @property
-    def once(self) -> bool:
-        """Whether some of the data can be read once only."""
-        return any(isinstance(part, Iterator) for part in self.parts)
-
-    @property
-    def concepts(self) -> tuple[str, ...] | None:
-        """In the order they are wanted; None where the labels will tell."""
-        return tuple(self.data) if self.mapping else None if self.names is None else tuple(self.names)
-
-    def stream(self) -> Iterator[tuple[Any, Members]]:
-        """Every batch, with who belongs where."""
-        return stream(self.data, self.concept_of, self.names)
 
     def recording(self, saved: Checkpoint | None) -> Recording:
         """Read all of the data. Where sharing of sites ends on the way, start over without."""
@@ -179,7 +154,7 @@ class _Asked:
             both = (
                 f"Layers {split.leader!r} and {split.follower!r} read one tensor in the first batch and different ones"
             )
-            if self.once:
+            if self.stream.once:
                 raise RecordingError(
                     f"{both} later; the recording has to start over without sharing, but the data is an iterator that "
                     "cannot be read again. Give lists or DataLoaders."
@@ -191,17 +166,16 @@ class _Asked:
 
     def _pass(self, saved: Checkpoint | None, share: bool) -> Recording:
         recorder = _Recorder(self, saved, share)
-        total = total_batches(self.parts)
         with at_rest(self.given):
-            for batch, members in track(self.stream(), total, "recording", "batches", self.progress):
+            for batch, members in track(self.stream, self.stream.total, "recording", "batches", self.progress):
                 recorder.take(batch, members)
             return recorder.finish()
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint is the checkpoint of: what must be the same when it goes on."""
         return {
-            "data": "{concept: batches}" if self.mapping else "batches with concept_of",
-            "concepts": self.concepts,
+            "data": "{concept: batches}" if self.stream.mapping else "batches with concept_of",
+            "concepts": self.stream.concepts,
             "layers": {name: layer.to_json() for name, layer in self.layers.items()},
             "weights": identity.of_tensors(self.model),
             "modules": identity.of_modules(self.model),
@@ -218,14 +192,13 @@ class _Asked:
             batches: digests, by concept; under "" where the data are one iterable.
         """
         for concept, known in batches.items():
-            part = replace(self, data={concept: self.data[concept]}) if self.mapping else self
+            part = self.stream.only(concept) if self.stream.mapping else self.stream
             with at_rest(self.given):
-                found = next((_digest(batch, members) for batch, members in part.stream()), None)
+                found = next((_digest(batch, members) for batch, members in part), None)
             if found != known[0]:
                 raise _other_data("the first batch", concept, known[0], found)
-            total = total_batches(part.parts)
-            if total not in (None, len(known)):
-                raise _other_data("the number of batches", concept, len(known), total)
+            if part.total not in (None, len(known)):
+                raise _other_data("the number of batches", concept, len(known), part.total)
 
 
 @dataclass
@@ -292,7 +265,7 @@ class _Recorder:
         self.modules = {name: found[name] for name in self.layers}
         weights = {name: self._weight(name) for name in self.layers}
         self.weights = {name: fingerprint(weight) for name, weight in weights.items()}
-        self.tally = Tally(self.layers, weights, asked.dtype, asked.keep, asked.mapping, saved)
+        self.tally = Tally(self.layers, weights, asked.dtype, asked.keep, asked.stream.mapping, saved)
         self.encoder = _Encoder(self.model, self.modules)
         self.device = _single_device(self.model)
         self.keywords = _extra_keywords(self.model)
@@ -311,7 +284,7 @@ class _Recorder:
 
     def take(self, batch: Any, members: Members) -> None:
         """One batch, in the order of the data: count it, unless an earlier run did."""
-        concept = str(members.parts[0][0]) if self.asked.mapping else ""
+        concept = str(members.parts[0][0]) if self.asked.stream.mapping else ""
         found = _digest(batch, members)
         if self.number < len(self.done):
             if found != self.done[self.number]:
@@ -330,7 +303,7 @@ class _Recorder:
         if not self.batches:
             return
         last = list(self.batches)[-1]
-        number = list(self.asked.data).index(last)
+        number = list(self.asked.stream.data).index(last)
         if not self.tally.closed(number):
             self.tally.close(number, last)
             if self.saved is not None:
@@ -497,7 +470,7 @@ class _Recorder:
             raise DataError("Expected at least one batch, got none. A generator that was read before is empty.")
         if self.number < len(self.done):
             raise _other_data("the number of batches", "", f"at least {len(self.done)}", self.number)
-        concepts = self.asked.concepts
+        concepts = self.asked.stream.concepts
         if concepts is None:
             concepts = tuple(sorted(self.tally.concepts, key=_natural))
         for number, concept in enumerate(concepts):
@@ -505,7 +478,7 @@ class _Recorder:
                 self.tally.close(number, concept)
         sites = tuple(self._site(name) for name in self.tally.sums)
         kept = self.tally.kept(concepts)
-        self._check_rows(sites, kept if self.asked.mapping else ())
+        self._check_rows(sites, kept if self.asked.stream.mapping else ())
         recording = Recording(
             concepts=concepts,
             layers=self.layers,
