@@ -20,6 +20,7 @@ from lashley.layers import Layer
 from lashley.layers.base import Gatherer
 from lashley.moments import Accumulator, Counts, Moment
 from lashley.products import Product, Products
+from lashley.recording import Site
 from lashley.shelf import ALL, Shelf, entry, packed
 from lashley.shifts import Shifts
 
@@ -94,6 +95,10 @@ class Tally:
     def readers(self, name: str) -> tuple[str, ...]:
         """All layers that read what a layer reads, as far as it is known: itself and those that it leads."""
         return name, *(layer for layer in self.layers if self.leader.get(layer) == name)
+
+    def site(self, name: str) -> Site:
+        """The site that a layer leads, as far as it is known."""
+        return Site(name, self.layers[name].dim, self.readers(name), self.rows[name])
 
     def close(self, number: int, concept: str) -> None:
         """A concept is over: nothing more is added to it.
