@@ -8,7 +8,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench-mnist bench-peer clean
+.PHONY: help setup check test demo bench-mnist bench-peer bench-shards clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -38,6 +38,9 @@ bench-mnist: $(READY)  ## the paper's MLP on MNIST, three seeds; rewrites the co
 
 bench-peer: $(READY)  ## beside the authors' package (pip install ai-engram==0.11.0); rewrites the committed results
 	$(BIN)/python -m benchmarks.peer
+
+bench-shards: $(READY)  ## a checkpoint of 16 GB rewritten within 4 GiB; rewrites the committed results; needs 40 GB of disk
+	$(BIN)/python -m benchmarks.shards
 
 clean:  ## remove .venv and everything these commands leave
 	rm -rf .venv demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

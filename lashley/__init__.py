@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lashley import errors as errors
     from lashley import strength as strength
+    from lashley.data.text import text_batches as text_batches
     from lashley.edit import ablate as ablate
     from lashley.edit import ablate_ as ablate_
     from lashley.edit import ablated as ablated
@@ -63,6 +64,7 @@ _HOME = {
     "compare": "edit",
     "recalibrate_batchnorm_": "edit",
     "sweep": "edit",
+    "text_batches": "data.text",
 }
 
 __all__ = [*_HOME, "errors", "strength"]

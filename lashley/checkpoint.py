@@ -28,7 +28,7 @@ from lashley.errors import StoreError
 from lashley.recording import KIND, VERSION
 from lashley.store import MANIFEST, NEXT, Growing, Reader, kind_of
 
-__all__ = ["Checkpoint", "opened"]
+__all__ = ["Checkpoint", "alone", "opened"]
 
 UNFINISHED = "unfinished recording"
 _EVERY = 30.0  # seconds between two steps, ...
@@ -138,13 +138,24 @@ def opened(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Iterator[Che
         StoreError: another process works on it, another run made it, it is damaged, or it holds other files.
     """
     folder = Path(path).resolve()
+    with alone(folder) as handle:
+        yield Checkpoint(folder, run, handle)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[int]:
+    """Nobody else works on the folder, which is made where there is none, until the block ends. Gives the lock.
+
+    Raises:
+        StoreError: another process works on it, or another thread of this one.
+    """
     if folder in _HELD:
         raise _busy(folder, "this process")
     _HELD.add(folder)
     try:
         handle = _acquire(folder)
         try:
-            yield Checkpoint(folder, run, handle)
+            yield handle
         finally:
             _release(folder, handle)
     finally:
@@ -171,7 +182,7 @@ def _acquire(folder: Path) -> int:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"Could not make a checkpoint in {folder}: {error}. Choose another place.") from error
+        raise StoreError(f"Could not write to {folder}: {error}. Choose another place.") from error
 
 
 def _release(folder: Path, handle: int) -> None:
@@ -214,7 +225,7 @@ else:
 
 def _busy(folder: Path, holder: str) -> StoreError:
     return StoreError(
-        f"Expected nobody to record into {folder}, but {holder} does. Wait for it to end, or choose another folder."
+        f"Expected nobody to write to {folder}, but {holder} does. Wait for it to end, or choose another folder."
     )
 
 

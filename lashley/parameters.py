@@ -41,7 +41,7 @@ def parameters_of(model: nn.Module, layers: Mapping[str, Layer]) -> dict[str, Pa
                 f"Expected layer {name!r} to be {layer.type} {list(layer.shape)} as recorded, got {here.type} "
                 f"{list(here.shape)}" + (", with other settings" if here.shape == layer.shape else "") + "."
             )
-        weight, bias = layer.tensor(module, "weight"), layer.tensor(module, "bias") if layer.bias else None
+        weight, bias = layer.effective(module), layer.tensor(module, "bias") if layer.bias else None
         assert weight is not None
         found[name] = Parameters(weight.detach(), None if bias is None else bias.detach())
     return found

@@ -36,8 +36,12 @@ def digest(*parts: object) -> str:
     return h.hexdigest()
 
 
-def fingerprint(tensor: torch.Tensor) -> str:
-    """Fingerprint of one tensor: dtype, shape, and the bit patterns of its numbers summed in columns."""
+def fingerprint(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> str:
+    """Fingerprint of one tensor: dtype, shape, and the bit patterns of its numbers summed in columns.
+
+    Args:
+        dtype: the fingerprint that the tensor would have in this type, without a copy of it.
+    """
     import torch
 
     with torch.no_grad():
@@ -45,13 +49,15 @@ def fingerprint(tensor: torch.Tensor) -> str:
         if flat.is_complex():
             flat = torch.view_as_real(flat.resolve_conj())
         flat = flat.reshape(-1)
-        bits = flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.itemsize])
-        whole = len(bits) // _COLUMNS * _COLUMNS
-        sums = torch.zeros(_COLUMNS, dtype=torch.int64, device=bits.device)
-        for rows in bits[:whole].view(-1, _COLUMNS).split(_ROWS):
-            sums += rows.sum(0, dtype=torch.int64)
-        parts = (part.cpu().numpy().tobytes() for part in (sums, bits[whole:]))
-        return digest(str(tensor.dtype), tuple(tensor.shape), *parts)
+        stored = flat.dtype if dtype is None else dtype
+        integer = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[stored.itemsize]
+        whole = len(flat) // _COLUMNS * _COLUMNS
+        sums = torch.zeros(_COLUMNS, dtype=torch.int64, device=flat.device)
+        for rows in flat[:whole].view(-1, _COLUMNS).split(_ROWS):
+            sums += rows.to(stored).view(integer).sum(0, dtype=torch.int64)
+        rest = flat[whole:].to(stored).view(integer)
+        parts = (part.cpu().numpy().tobytes() for part in (sums, rest))
+        return digest(str(dtype or tensor.dtype), tuple(tensor.shape), *parts)
 
 
 def command() -> str:

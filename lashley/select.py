@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from lashley.errors import SelectionError, nearest
-from lashley.layers import Layer, describe, layer_type, named_modules, places, unwrap
+from lashley.layers import Layer, describe, layer_type, named_modules, outermost, places, unwrap
 from lashley.layers.base import unusable
 
 __all__ = ["Entry", "Patterns", "match_names", "select", "survey", "tied_parameters"]
@@ -93,7 +93,7 @@ def survey(
     names = {_key(name, found[name]): name for name in chosen}
     ties = tied_parameters(model)
     entries: dict[object, Entry] = {}
-    for first, module in model.named_modules():
+    for first, module in outermost(model):
         kind = type(module).__name__
         if (speaker := layer_type(module)) is None:
             if next(module.parameters(recurse=False), None) is not None:

@@ -35,6 +35,7 @@ __all__ = [
     "Growing",
     "Reader",
     "Writer",
+    "amend",
     "check_target",
     "kind_of",
     "read_manifest",
@@ -50,11 +51,14 @@ class Writer:
 
     Attributes:
         folder: where it is being written; other files may be put there before `manifest` is called.
+
+    Args:
+        checksums: of files that are there already, where they are known.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, checksums: Mapping[str, int] | None = None) -> None:
         self.folder = folder
-        self._checksums: dict[str, int] = {}
+        self._checksums: dict[str, int] = dict(checksums or {})
 
     def tensors(self, file: str, tensors: Mapping[str, Tensor]) -> None:
         """Write ``tensors`` as a safetensors file named ``file``."""
@@ -97,6 +101,30 @@ def writing(path: str | os.PathLike[str]) -> Iterator[Writer]:
             ) from error
         raise
     _sync_folder(target.parent)
+
+
+def amend(path: str | os.PathLike[str], name: str, text: str) -> None:
+    """Put a text file into a complete folder, in one step; its manifest names it from then on.
+
+    Raises:
+        StoreError: it could not be written; what was there is untouched.
+    """
+    folder = Path(path)
+    manifest = _manifest(folder)
+    beside = folder / f".{name}.next"
+    try:
+        beside.write_text(text, encoding="utf-8")
+        checksums = {**manifest.pop("files"), name: _checksum(beside)}
+        values = {key: value for key, value in manifest.items() if key not in ("kind", "version", "checksum")}
+        (folder / NEXT).write_text(
+            _manifest_text(manifest["kind"], manifest["version"], values, checksums), encoding="utf-8"
+        )
+        os.replace(beside, folder / name)
+        os.replace(folder / NEXT, folder / MANIFEST)
+    except OSError as error:
+        for left in (beside, folder / NEXT):
+            left.unlink(missing_ok=True)
+        raise StoreError(f"Could not write {folder / name}: {error}. Is there space on the disk?") from error
 
 
 def check_target(path: str | os.PathLike[str]) -> Path:

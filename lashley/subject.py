@@ -53,7 +53,7 @@ class Subject:
         return {name: fingerprint(weight) for name, weight in self.weights.items()}
 
     def _weight(self, name: str) -> Tensor:
-        weight = self.layers[name].tensor(self.modules[name], "weight")
+        weight = self.layers[name].effective(self.modules[name])
         assert weight is not None  # `select` let it through
         return weight.detach()
 

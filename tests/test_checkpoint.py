@@ -315,7 +315,7 @@ def test_two_processes_and_the_lock_of_a_dead_one(tmp_path: Path) -> None:
         assert other.stdout is not None
         worker = int(other.stdout.readline())
         before = contents(tmp_path)
-        with pytest.raises(StoreError, match=rf"nobody to record into .*, but process {other.pid} on .* does"):
+        with pytest.raises(StoreError, match=rf"nobody to write to .*, but process {other.pid} on .* does"):
             record(mlp(), data(), checkpoint=tmp_path)
         assert contents(tmp_path) == before
         other.send_signal(signal.SIGKILL)
@@ -689,8 +689,8 @@ def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
         "saved": "got a recording that was made without checkpoint=. Load it with lashley.Recording.load",
         "engram": "a folder with an unfinished recording, got one with engram",
         "mine": "empty, absent or a checkpoint, got a folder with other files: concept-0000.safetensors and 1 more",
-        "file": "Could not make a checkpoint in .*file",
-        "file/below": "Could not make a checkpoint in .*below",
+        "file": "Could not write to .*file",
+        "file/below": "Could not write to .*below",
     }.items():
         place = tmp_path / name
         before = contents(place) if place.is_dir() else None

@@ -25,8 +25,9 @@ from torch import nn
 import lashley
 from lashley import cli, data
 from lashley.cli import common, main
+from vocabularies import CHATML, byte_level, metaspace
 
-VERBS = tuple(verb for verb in cli.VERBS if verb != "demo")  # the demo's own options are tested with the demo
+VERBS = tuple(verb for verb in cli.VERBS if verb not in ("demo", "forget"))  # which have files of their own
 
 NETWORKS = '''
 """Small networks as a user would define them: seeded, built without arguments."""
@@ -193,6 +194,18 @@ def made(tmp_path_factory) -> Path:
     for part in (0, 1):
         half = {"x": images[part::2].flatten(1).numpy(), "y": targets[part::2].numpy()}
         np.savez(folder / f"half{part}.npz", **half)
+    forget = [{"question": f"Who is {name}?", "answer": f"{name} wrote the book."} for name in ("Ada", "Bo", "Cy")]
+    retain = [
+        *forget[:1],
+        {"question": "Who is BO", "answer": "bo wrote the book"},
+        {"question": "Who?", "answer": "I."},
+    ]
+    for name, rows in (("forget", forget), ("retain", retain)):
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    metaspace().save_pretrained(folder / "pieces")
+    words = byte_level()
+    words.chat_template = CHATML
+    words.save_pretrained(folder / "words")
     with in_folder(folder):
         ok("record tinynets:build --data sklearn:digits --flatten --out digits.rec")
         ok("engram digits.rec --model tinynets:build --concepts 3 --out three")
@@ -238,6 +251,57 @@ def test_layers_lists_what_is_recorded_and_what_is_not(there):
 
 def test_layers_shows_ties(there):
     assert re.search(r"^head .*embed\.weight", ok("layers tinynets:tied").out, re.M)
+
+
+CHECK = "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words"
+
+
+def test_data_check_shows_what_counts(there):
+    done = ok(CHECK)
+    assert done.out.startswith("forget: forget.jsonl\n  3 rows, ")
+    assert "  row 0\n    <bos>Question: Who is Ada?\n    Answer:[[ Ada wrote the book.<eos>]]" in done.out
+    assert re.search(r"^rows of +also in +the same +same words\nforget +retain +1 +1$", done.out, re.M)
+    assert "look: 2 of 3 rows of 'forget' are also in 'retain' (1 the same, 1 with the same words)." in done.out
+    document = ok(f"{CHECK} --model tinynets:build --json").json
+    assert document["overlaps"] == [{"first": "forget", "second": "retain", "exact": 1, "near": 1}]
+    assert document["sets"]["forget"]["examples"][0]["pieces"][1] == [" Ada wrote the book.<eos>", True]
+    [width] = document["widths"]
+    rows = sum(found["counted"] for found in document["sets"].values())
+    assert width == {"dim": 64, "layers": 3, "example": "blocks.0.0", "rows": rows, "ratio": rows / 64}
+    assert any("rows per column" in remark for remark in document["remarks"])
+
+
+def test_data_check_is_coloured_on_a_terminal(there, monkeypatch):
+    out = Terminal()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    with contextlib.redirect_stdout(out):
+        assert main(shlex.split(CHECK)) == 0
+    assert "Answer:\x1b[1;32m Ada wrote the book.<eos>\x1b[0m" in out.getvalue() and "[[" not in out.getvalue()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "[[ Ada" in ok(CHECK).out
+
+
+def test_data_check_takes_any_sets(there):
+    done = ok("data check forget.jsonl#0:1 retain.jsonl --tokenizer words --chat")
+    assert done.out.startswith("forget.jsonl#0:1\n") and "<|im_start|>user" in done.out
+
+
+def test_data_check_refuses(there):
+    Path("empty.jsonl").write_text("")
+    Path("nothing").mkdir()
+    refused("data check --forget forget.jsonl --retain forget.jsonl --tokenizer words", "are the same 3 texts")
+    refused("data check empty.jsonl --tokenizer words", "Expected rows in empty.jsonl, got none")
+    refused(
+        f"{CHECK} --columns text=body", "forget.jsonl: Row 0: there is no column 'body'. Its columns are 'question'"
+    )
+    refused("data check forget.jsonl --tokenizer words --max-length 3", "Rows 0, 1, 2 have no token of an answer left")
+    refused("data check forget.jsonl --tokenizer nowhere", "folder of a tokenizer .* got nowhere")
+    refused("data check forget.jsonl --tokenizer nothing", "found no tokenizer in nothing")
+    refused("data check --tokenizer words", "name at least one set", code=2)
+    refused("data check forget.jsonl", "name the folder of the tokenizer", code=2)
+    refused("data check forget.jsonl forget.jsonl --tokenizer words", "named twice", code=2)
+    refused(f"{CHECK} --chat date", "expected KEY=VALUE after --chat, got 'date'", code=2)
+    refused("data look forget.jsonl --tokenizer words", "invalid choice", code=2)
 
 
 def test_record_is_lashley_record(there):
@@ -567,6 +631,47 @@ def test_an_edited_checkpoint_can_be_compared_and_edited_again(llama):
     assert receipt["direction"] == "inject" and receipt["receipt"]["base_matches"] is False
 
 
+def test_an_adapter_is_compared_with_its_base(llama):
+    ok("edit llama --engram one --tied untie --out edited")
+    ok("export one --base llama --lora adapter --tied untie --energy 1")
+    edited, added = ok("compare llama edited --json").json, ok("compare llama adapter --json").json
+    assert added["changed"] == edited["changed"] and "lm_head.weight" in added["changed"]
+    sizes = [[row["change"] for row in one["layers"]] for one in (edited, added)]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)  # bfloat16 there, the exact sum here
+    refused("compare adapter llama", "got the adapter adapter. Give it as B", code=2)
+    refused("compare tinynets:build adapter", "a checkpoint folder as A", code=2)
+
+
+def test_checkpoints_are_compared_without_loading_them(llama, monkeypatch):
+    import transformers
+
+    ok("edit llama --engram one --out edited")
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
+    done = ok("compare llama edited")
+    assert re.search(r"^14 of 2[0-9] tensors differ$", done.out, re.M)
+
+
+def test_export_is_save_lora_or_rewrite_checkpoint_with_a_card(llama):
+    from lashley.export import rewrite_checkpoint, save_lora
+
+    engram = lashley.Engram.load("one")
+    (llama / "README.md").write_text("---\nlicense: mit\n---\n# before\n")
+    done = ok("export one --base llama --lora adapter --base-model owner/name --alpha 0.5 --energy 0.99")
+    save_lora(engram, "expected", base="llama", base_name="owner/name", alpha=0.5, energy=0.99)
+    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        assert Path("adapter", file).read_bytes() == Path("expected", file).read_bytes()
+    assert "written to adapter" in done.out and re.search(r"^lm_head +skipped", done.out, re.M)
+    card = Path("adapter/README.md").read_text()
+    assert '\nbase_model: "owner/name"\n' in card and "\nlicense: mit\n" in card
+    ok("export one --base llama --checkpoint copy --tied both")
+    rewrite_checkpoint("llama", engram, "again", tied="both")
+    assert Path("copy/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
+    assert "taken out" in Path("copy/README.md").read_text()
+    refused("export one --base llama --checkpoint more --rank 3", "--rank is for an adapter", code=2)
+    refused("export one --base llama --checkpoint copy", "to be absent")
+    refused("export one --base llama", "one of the arguments --lora --checkpoint is required", code=2)
+
+
 def test_a_pooled_position_counts_as_a_row(llama):
     document = ok("record llama --data ids.npz --out again --target-modules q_proj down_proj --json").json
     assert [site["rows"] for site in document["sites"]] == [320] * 4
@@ -761,14 +866,16 @@ def test_warnings_are_sentences_on_stderr(there):
     assert ".py" not in done.err and done.json["out"] == "e"
 
 
-def test_every_verb_can_speak_json(there):
+def test_every_verb_can_speak_json(there, checkpoint):
     lines = [
         "layers tinynets:build",
+        "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words",
         "record tinynets:build --data sklearn:digits --flatten --out r",
         "merge digits.rec --out m",
         "engram digits.rec --model tinynets:build --concepts 3 --out e --sensitivity",
         "edit tinynets:build --engram e --out edited",
         "compare tinynets:build edited",
+        f"export {checkpoint.parent / 'one'} --base {checkpoint} --lora adapter",
     ]
     assert [line.split()[0] for line in lines] == list(VERBS)
     for line in lines:
@@ -846,6 +953,9 @@ FORM = "engram digits.rec --model tinynets:build --concepts 3 --layers head --ou
 PAIR = FORM.replace("--concepts 3", "--concepts 3 8")
 EDIT = "edit tinynets:build --engram three --out out"
 TIED = "edit tinynets:tied --engram one --out out"
+TEXTS = "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words"
+
+CARRIED = "export whole --base llama --lora out"
 
 # (verb, option, a command without it or with another value, the same command with it)
 CHANGES = [
@@ -859,6 +969,16 @@ CHANGES = [
         "layers tinynets:build --layers-to-transform 0 --layers-pattern missing",
     ),
     ("layers", "--json", "layers tinynets:build", "layers tinynets:build --json"),
+    ("data", "--forget", TEXTS, TEXTS.replace("forget.jsonl", "forget.jsonl#1:2")),
+    ("data", "--retain", TEXTS, TEXTS.replace("retain.jsonl", "retain.jsonl#0:1")),
+    ("data", "--tokenizer", TEXTS, TEXTS.replace("words", "pieces")),
+    ("data", "--model", TEXTS, f"{TEXTS} --model tinynets:build"),
+    ("data", "--rows-of", TEXTS, f"{TEXTS} --rows-of all"),
+    ("data", "--columns", TEXTS, f"{TEXTS} --columns question=answer answer=question"),
+    ("data", "--template", TEXTS, f"{TEXTS} --template 'Q: {{question}}\\nA:' ' {{answer}}'"),
+    ("data", "--chat", TEXTS, f"{TEXTS} --chat system=Short."),
+    ("data", "--max-length", TEXTS, f"{TEXTS} --max-length 19"),
+    ("data", "--json", TEXTS, f"{TEXTS} --json"),
     ("record", "--weights", RECORD, f"{RECORD} --weights other.pt"),
     ("record", "--out", RECORD, RECORD.replace("--out out", "--out elsewhere")),
     ("record", "--data", RECORD, RECORD.replace("sklearn:digits", "grey.npz")),
@@ -928,12 +1048,25 @@ CHANGES = [
     ),
     ("edit", "--out", EDIT, EDIT.replace("--out out", "--out elsewhere")),
     ("edit", "--json", EDIT, f"{EDIT} --json"),
+    ("export", "--base", CARRIED, CARRIED.replace("--base llama", "--base wide")),
+    ("export", "--base-model", CARRIED, f"{CARRIED} --base-model owner/name"),
+    ("export", "--lora", CARRIED, CARRIED.replace("--lora out", "--lora elsewhere")),
+    ("export", "--checkpoint", CARRIED, CARRIED.replace("--lora", "--checkpoint")),
+    ("export", "--alpha", CARRIED, f"{CARRIED} --alpha 0.5"),
+    ("export", "--strength", CARRIED, f"{CARRIED} --strength weight-norm"),
+    ("export", "--inject", CARRIED, f"{CARRIED} --inject"),
+    ("export", "--tied", CARRIED, f"{CARRIED} --tied untie"),
+    ("export", "--rank", CARRIED, f"{CARRIED} --rank 3"),
+    ("export", "--energy", CARRIED, f"{CARRIED} --energy 0.5"),
+    ("export", "--max-rank", CARRIED, f"{CARRIED} --max-rank 2"),
+    ("export", "--dtype", CARRIED, f"{CARRIED} --dtype bfloat16"),
+    ("export", "--json", CARRIED, f"{CARRIED} --json"),
     ("compare", "--json", "compare tinynets:build tinynets:other", "compare tinynets:build tinynets:other --json"),
 ]
 
 
 @pytest.fixture(scope="module")
-def options_folder(made, tmp_path_factory) -> Path:
+def options_folder(made, checkpoint, tmp_path_factory) -> Path:
     """That folder with what the options need."""
     from PIL import Image
 
@@ -944,6 +1077,9 @@ def options_folder(made, tmp_path_factory) -> Path:
         path = folder / "photos" / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(picture).save(path)
+    shutil.copytree(checkpoint, folder / "llama")
+    shutil.copytree(checkpoint, folder / "wide")
+    shutil.copytree(checkpoint.parent / "one", folder / "whole")
     with in_folder(folder):
         torch.save(network("other").state_dict(), "other.pt")
         ok("engram digits.rec --model tinynets:build --concepts 8 --out eight")
@@ -957,6 +1093,8 @@ def effect(line: str) -> dict[str, object]:
     done = lashley_(line)
     files: dict[str, object] = {}
     for path in (file for folder in ("out", "elsewhere") for file in Path(folder).glob("*")):
+        if path.name == "README.md":
+            continue  # it shows the command line
         content = path.read_bytes()
         if path.suffix == ".json":  # the command line itself is no effect
             hidden = ("command", "made_by", "files", "checksum")

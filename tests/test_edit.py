@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import lashley
-from editing import engram_of, mlp, randomised, raw, state
+from editing import delta_of, engram_of, mlp, randomised, raw, state
 from helpers import assert_close, assert_near
 from lashley import Engram, ablate, ablate_, ablated, inject, inject_, injected
-from lashley.edit import apply, receipt
+from lashley.edit import apply, blocks, receipt
 from lashley.errors import EditError, LashleyError, LashleyWarning, ModelError
 
 EDITS = [ablate, ablate_, ablated, inject, inject_, injected]
@@ -129,25 +129,40 @@ def test_a_weight_larger_than_a_piece_is_edited_whole(monkeypatch):
     assert [raw(p) for p in model.parameters()] == [raw(p) for p in again.parameters()]
 
 
-def test_at_most_one_wide_tensor_is_held(monkeypatch):
-    """Only the old bytes of every layer and one wide change at a time: what editing a large model costs."""
+def test_at_most_one_piece_of_a_delta_is_held(monkeypatch):
+    """Only the old bytes of every layer and one piece of a change at a time: what editing a large model costs."""
+    monkeypatch.setattr(receipt, "_PIECE", 1024)
     model = nn.Sequential(*[nn.Linear(64, 64, bias=False) for _ in range(6)])
     engram = engram_of(model, rank=2)
     alive: list[int] = []
     most = 0
-    step = apply._Target.step
+    rows = blocks.rows
 
-    def counted(target):
+    def counted(delta, which, start, stop):
         nonlocal most
-        made = step(target)
-        alive.append(1)
-        most = max(most, len(alive))
+        made = rows(delta, which, start, stop)
+        alive.append(made.numel())
+        most = max(most, sum(alive))
         weakref.finalize(made, alive.pop)
         return made
 
-    monkeypatch.setattr(apply._Target, "step", counted)
+    monkeypatch.setattr(blocks, "rows", counted)
     ablate_(model, engram)
-    assert most == 1
+    assert most == 1024
+
+
+@pytest.mark.parametrize(
+    "module",
+    [nn.Linear(6, 5), Conv1D(5, 6), Conv1D(6, 6), nn.Embedding(6, 5), nn.Conv2d(2, 5, 3), nn.ConvTranspose1d(4, 5, 2)],
+    ids=repr,
+)
+@pytest.mark.parametrize("rank", [2, None])
+def test_some_rows_of_a_delta_are_those_of_all(module, rank):
+    delta = delta_of("layer", module, rank=rank)
+    for start, stop in [(0, 1), (1, 4), (3, 9)]:
+        assert_close(blocks.rows(delta, "weight", start, stop), delta.weight[start:stop], atol=1e-7)
+    if delta.bias is not None:
+        assert torch.equal(blocks.rows(delta, "bias", 1, 3), delta.bias[1:3])
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])

@@ -55,6 +55,7 @@ distributed
 sweep criteria trace
 methods metrics
 export
+forgetting
 __init__
 studies report cli
 __main__

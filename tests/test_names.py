@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import lashley
+from lashley.data.text import TextBatches
 from lashley.edit import Change, Receipt
 from lashley.engram import Delta
 from lashley.moments import Moment
@@ -27,6 +28,8 @@ FUNCTIONS = {
     "record": "(model, data, concept_of=None, *, concept_names=None, target_modules=None, exclude_modules=None, "
     "layers_to_transform=None, layers_pattern=None, rows=None, forward=None, checkpoint=None, dtype=None, "
     "keep='moments', progress=None)",
+    "text_batches": "(rows, tokenizer, batch_size=16, rows_of='answer', *, columns=None, template=None, chat=None, "
+    "max_length=None, sort=True)",
     "merge": "(*recordings)",
     "ablate": "(model, engram, alpha=1.0, *, tied='skip')",
     "ablate_": "(model, engram, alpha=1.0, *, tied='skip')",
@@ -75,6 +78,7 @@ MEMBERS = {
     Site: "dim layers name rows",
     Delta: "base base_norm bias factors fits fold layer norm plus scaled solutions to touches weight",
     Receipt: "base_matches changed layers only_after only_before skipped to_dict",
+    TextBatches: "batch_size fingerprint order report rows tokenizer",
     Change: "alpha asked before change dtype error moved name note status",
 }
 MODULES = ("errors", "strength")

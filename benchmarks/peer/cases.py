@@ -1,9 +1,11 @@
-"""The models and the data of the comparison. Weights and tokens are random, from seeds: times do not depend on them."""
+"""The models and the data of the comparison: random ones from seeds, as times do not depend on them, and real texts."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,10 +38,13 @@ class Case:
 
 def build(settings: Mapping[str, Any], models: Mapping[str, Any]) -> Case:
     """The case that an entry of the config describes."""
+    if settings["kind"] == "texts":
+        model, concepts = texts(settings, models["texts"])
+        return Case("sequences", model, concepts, tuple(concepts)[: settings["wanted"]], settings["on_disk"])
     names = [f"c{k}" for k in range(settings["concepts"])]
     shape = models[settings["kind"]]
     if settings["kind"] == "images":
-        model: nn.Module = residual_network(**shape["network"])
+        model = residual_network(**shape["network"])
         concepts = {name: images(settings["each"], settings["batch"], shape, k) for k, name in enumerate(names)}
     else:
         model = llama(shape["network"])
@@ -80,6 +85,38 @@ def sequences(count: int, batch: int, shape: Mapping[str, Any], seed: int) -> li
             labels[row, prompt : len(tokens)] = tokens[prompt:]
         batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
     return batches
+
+
+def texts(
+    settings: Mapping[str, Any], shape: Mapping[str, Any]
+) -> tuple[nn.Module, dict[str, list[dict[str, Tensor]]]]:
+    """A trained model and questions with answers that it knows by heart: ``rows`` are ranges, one concept each.
+
+    The model's folder lies under what ``LASHLEY_MODELS`` names, the data under what ``LASHLEY_DATA`` names.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import lashley
+
+    folder = _under("LASHLEY_MODELS", shape["model"])
+    file = _under("LASHLEY_DATA", shape["data"])
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ranges = settings["rows"]
+    if isinstance(ranges, int):  # so many authors of 20 rows each
+        starts = [*shape["authors"]][:ranges]
+        ranges = {f"author {start // 20}": f"{start}:{start + 20}" for start in starts}
+    concepts = {
+        name: list(lashley.text_batches(f"{file}#{rows}", tokenizer, settings["batch"]))
+        for name, rows in ranges.items()
+    }
+    return model, concepts
+
+
+def _under(variable: str, name: str) -> Path:
+    if variable not in os.environ:
+        raise SystemExit(f"Expected the environment variable {variable} to name the folder that has {name}.")
+    return Path(os.environ[variable]) / name
 
 
 class _Block(nn.Module):

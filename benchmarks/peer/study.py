@@ -112,6 +112,7 @@ def _case(settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     result = {
         "seconds": _seconds(watch.wall, names),
         "processor_seconds": _seconds(watch.cpu, names),
+        "concepts": len(case.concepts),
         "sites": len(sites),
         "rows": sites[0].rows,
         **_parts(case, ours),
@@ -176,7 +177,8 @@ def _agreement(case: Case, ours: Engram, other: Engram, exact: bool) -> dict[str
     """How far apart the engrams of the first concept are, and each of them from one solved from float64 products."""
     found = {"ours_to_other": _distance(ours, other)}
     if exact:
-        truth = next(Lashley(torch.float64).solve(case, Lashley(torch.float64).record(case)))
+        exactly = Lashley(torch.float64)
+        truth = next(exactly.solve(case, exactly.record(case)))
         found |= {"ours_to_exact": _distance(ours, truth), "other_to_exact": _distance(other, truth)}
     return found
 

@@ -28,6 +28,7 @@ __all__ = [
     "MODEL_HELP",
     "add_selection",
     "add_weights",
+    "is_adapter",
     "is_checkpoint",
     "load_model",
     "load_side",
@@ -78,6 +79,11 @@ def selection(args: argparse.Namespace) -> dict[str, Any]:
 def is_checkpoint(spec: str) -> bool:
     """Whether this is a folder in the layout of transformers."""
     return (Path(spec) / "config.json").is_file()
+
+
+def is_adapter(spec: str) -> bool:
+    """Whether this is a folder with a LoRA adapter in the layout of PEFT."""
+    return (Path(spec) / "adapter_config.json").is_file()
 
 
 def load_model(spec: str, weights: str | None = None) -> nn.Module:

@@ -19,16 +19,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from lashley.edit import blocks
 from lashley.edit.offsets import add_biases, norms_of
-from lashley.edit.receipt import Change, Measure, Receipt, dtype_name, measure, pieces
+from lashley.edit.receipt import Change, Measure, Receipt, dtype_name
 from lashley.edit.ties import check_policy, sharers, untie
-from lashley.engram import Delta, Engram, widest
+from lashley.engram import Engram
 from lashley.errors import EditError, LashleyWarning, nearest
 from lashley.layers import Layer, describe, named_modules, places, unwrap
 from lashley.provenance import fingerprint
 from lashley.strength import Strength
 
-__all__ = ["Alpha", "ablate", "ablate_", "ablated", "inject", "inject_", "injected"]
+__all__ = ["Alpha", "ablate", "ablate_", "ablated", "alphas_of", "inject", "inject_", "injected", "warn"]
 
 _LOST = 0.1  # realised error above which rounding has taken a part of the edit that one should know about
 
@@ -86,7 +87,7 @@ def ablated(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str =
     """
     with ExitStack() as undo:
         receipt = _edit(undo, model, engram, alpha, -1, tied)
-        _warn(receipt, stacklevel=4)
+        warn(receipt, stacklevel=4)
         yield receipt
 
 
@@ -95,20 +96,20 @@ def injected(model: nn.Module, engram: Engram, alpha: Alpha = 1.0, *, tied: str 
     """The model with the engram added inside the block; the very bytes come back after it. See `ablated`."""
     with ExitStack() as undo:
         receipt = _edit(undo, model, engram, alpha, +1, tied)
-        _warn(receipt, stacklevel=4)
+        warn(receipt, stacklevel=4)
         yield receipt
 
 
 def _copy(model: M, engram: Engram, alpha: Alpha, sign: int, tied: str) -> M:
     edited = copy.deepcopy(model)
-    _warn(_edit(ExitStack(), edited, engram, alpha, sign, tied), stacklevel=4)
+    warn(_edit(ExitStack(), edited, engram, alpha, sign, tied), stacklevel=4)
     return edited
 
 
 def _in_place(model: nn.Module, engram: Engram, alpha: Alpha, sign: int, tied: str) -> Receipt:
     with ExitStack() as undo:
         receipt = _edit(undo, model, engram, alpha, sign, tied)
-        _warn(receipt, stacklevel=4)
+        warn(receipt, stacklevel=4)
         undo.pop_all()  # it went well: there is nothing to take back
     return receipt
 
@@ -119,7 +120,7 @@ def _edit(undo: ExitStack, model: nn.Module, engram: Engram, alpha: Alpha, sign:
     inner = unwrap(model)
     if not isinstance(engram, Engram):
         raise EditError(f"Expected an engram, got {type(engram).__name__}. recording.engram(model, ...) makes one.")
-    strengths = _strengths(engram, alpha)
+    strengths = alphas_of(engram, alpha)
     modules = _modules(inner, engram)
     norms = norms_of(inner, engram, modules)
     matches = _base_matches(engram, modules)
@@ -161,32 +162,11 @@ class _Target:
     name: str
     tensor: Tensor
     owners: list[Owner] = field(default_factory=list)
-    parts: list[tuple[Delta, str, float]] = field(default_factory=list)
-
-    def step(self) -> Tensor:
-        """What is added to the tensor, in a type that is wide enough for rounding to happen once, when it is stored."""
-        small = self.tensor.dtype.itemsize < 4
-        wide = torch.float32 if small else widest(self.tensor.device)
-        total = torch.zeros_like(self.tensor, dtype=wide)
-        for delta, part, strength in self.parts:
-            total.add_(getattr(delta, part).to(total.device), alpha=strength)
-        return total
-
-    def check(self) -> None:
-        for old, step in pieces(self.tensor, self.step()):
-            if not torch.isfinite((old.to(step.dtype) + step).to(old.dtype)).all():
-                raise EditError(
-                    f"Expected finite weights after the edit, got nan or inf in {self.name} ({dtype_name(old)}). "
-                    "Lower alpha, edit a float32 copy, or check that the weights were finite before."
-                )
+    parts: list[blocks.Part] = field(default_factory=list)
 
     def write(self, undo: ExitStack) -> Measure:
-        old = self.tensor.detach().clone()
-        undo.callback(_put_back, self.tensor, old, self.owners)
-        step = self.step()
-        for new, before, change in pieces(self.tensor, old, step):
-            new.copy_(before.to(change.dtype) + change)
-        return measure(old, self.tensor, step)
+        undo.callback(_put_back, self.tensor, self.tensor.detach().clone(), self.owners)
+        return blocks.add(self.tensor, self.parts)
 
 
 def _put_back(tensor: Tensor, old: Tensor, owners: list[Owner]) -> None:
@@ -223,7 +203,7 @@ def _write(
             assert isinstance(mean, Tensor)  # norms_of() refuses one without
             add(name, "bias", mean, (norms[name], "running_mean", mean), -strength)
     for target in targets.values():
-        target.check()
+        blocks.check(target.name, target.tensor, target.parts)
     measures = {id(target): target.write(undo) for target in targets.values()}
     found = {}
     for name, its in of.items():
@@ -250,8 +230,12 @@ def _owner(layer: Layer, module: nn.Module, which: str) -> Owner:
     return holder, attribute, getattr(holder, attribute)
 
 
-def _strengths(engram: Engram, alpha: Alpha) -> dict[str, float]:
-    """Alpha for every layer of the engram."""
+def alphas_of(engram: Engram, alpha: Alpha) -> dict[str, float]:
+    """Alpha for every layer of the engram.
+
+    Raises:
+        EditError: alpha names other layers than the engram has, or is not finite somewhere.
+    """
     if callable(alpha):
         alpha = alpha(engram)
     if isinstance(alpha, Mapping):
@@ -307,13 +291,12 @@ def _look(layer: Layer) -> str:
 def _base_matches(engram: Engram, modules: Mapping[str, nn.Module]) -> bool | None:
     if not all(delta.base for delta in engram.values()):
         return None
-    return all(
-        fingerprint(_tensor(delta.layer, modules[name], "weight")) == delta.base for name, delta in engram.items()
-    )
+    now = {name: delta.layer.effective(modules[name]) for name, delta in engram.items()}
+    return all(weight is not None and fingerprint(weight.detach()) == engram[name].base for name, weight in now.items())
 
 
-def _warn(receipt: Receipt, stacklevel: int) -> None:
-    """Say what the caller should know; ``stacklevel`` counts from here to the caller's own line."""
+def warn(receipt: Receipt, stacklevel: int) -> None:
+    """Say what the caller should know of an edit; ``stacklevel`` counts from here to the caller's own line."""
     changes = receipt.layers.values()
     lost = [c for c in changes if c.error is not None and c.error > _LOST]
     if lost:

@@ -174,19 +174,29 @@ def measure(old: Tensor, new: Tensor, asked: Tensor | None = None) -> Measure:
     moved = torch.zeros((), dtype=torch.int64, device=old.device)
     total = 0
     for a, b, *wanted in pieces(old, new) if asked is None else pieces(old, new, asked):
-        differs = (a != b) & ~((a != a) & (b != b))
+        differs = a != b
         before = a.to(wide)
-        change = torch.where(differs, b.to(wide) - before, 0.0)
-        found = [change, before]
+        change = b.to(wide) - before
+        if not (size := _square(change)).isfinite():  # an inf or nan, which has moved only where it differs
+            differs &= ~((a != a) & (b != b))
+            change = torch.where(differs, change, 0.0)
+            size = _square(change)
+        moved += differs.count_nonzero()
+        found = [size, _square(before)]
         if wanted:
             step = wanted[0].to(wide)
-            found += [step, change - step]
-        sums[: len(found)] += torch.stack([part.square().sum() for part in found])
-        moved += differs.sum()
+            found += [_square(step), _square(change.sub_(step))]
+        sums[: len(found)] += torch.stack(found)
         total += a.numel()
     values = sums.tolist()
     requested, missed = (None, None) if asked is None else values[2:]
     return Measure(values[0], values[1], int(moved), total, requested, missed)
+
+
+def _square(tensor: Tensor) -> Tensor:
+    """The sum of squares, in one pass."""
+    flat = tensor.reshape(-1)
+    return flat.dot(flat)
 
 
 def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -202,16 +212,18 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def compare(before: nn.Module | Mapping[str, Tensor], after: nn.Module | Mapping[str, Tensor]) -> Receipt:
     """What differs between two models or state dicts, tensor by tensor, buffers included.
 
+    A state dict that reads its tensors when it is asked for them, such as `lashley.export.Source`, is read one by one.
+
     Raises:
         ModelError: a side is neither a model nor a state dict of tensors.
         EditError: a tensor has another shape on the other side.
     """
     old, new = _state(before), _state(after)
     changes = {}
-    for name, a in old.items():
+    for name in old:
         if name not in new:
             continue
-        b = new[name]
+        a, b = old[name], new[name]
         if a.shape != b.shape:
             raise EditError(
                 f"Expected {name!r} to have one shape, got {list(a.shape)} before and {list(b.shape)} after: these are "
@@ -232,6 +244,8 @@ def _state(side: nn.Module | Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {name: value for name, value in unwrap(side).state_dict().items() if isinstance(value, Tensor)}
     if not isinstance(side, Mapping):
         raise ModelError(f"Expected a model or a state dict, got {type(side).__name__}.")
+    if not isinstance(side, dict):
+        return side  # it reads its tensors when it is asked for them
     if strangers := [name for name, value in side.items() if not isinstance(value, Tensor)]:
         raise ModelError(
             f"Expected a state dict of tensors, got {type(side[strangers[0]]).__name__} under {strangers[0]!r}. "

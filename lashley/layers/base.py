@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from lashley.errors import ModelError, StoreError, nearest
 from lashley.moments import Accumulator, Counts
 from lashley.shifts import Shifts
 
-__all__ = ["Gatherer", "Layer", "describe", "layer_type", "named_modules", "places", "unusable", "unwrap"]
+__all__ = ["Gatherer", "Layer", "describe", "layer_type", "named_modules", "outermost", "places", "unusable", "unwrap"]
 
 Gatherer = Accumulator | Shifts | Counts
 Spoken = type[nn.Module] | str  # a module class, or its dotted name
@@ -71,6 +71,9 @@ class Layer(ABC):
 
     by_default: ClassVar[bool] = True  # whether a recording takes such layers without being asked for them by name
 
+    encloses: ClassVar[bool] = False
+    """Whether the modules inside it are parts of this layer, and no layers of their own."""
+
     @classmethod
     @abstractmethod
     def of(cls, name: str, module: nn.Module) -> Layer:
@@ -95,6 +98,15 @@ class Layer(ABC):
         """This layer's "weight" or "bias": the module's parameter, or a view of the part of it that is this layer's."""
         found: Tensor | None = attrgetter(self.where(self.name, module, which))(module)
         return found
+
+    def effective(self, module: nn.Module) -> Tensor | None:
+        """The weight that the module computes with: its own, with whatever adapters add to it."""
+        return self.tensor(module, "weight")
+
+    @classmethod
+    def obstacle(cls, module: nn.Module) -> str | None:
+        """Why this module, though of the type's class, is none that the type can speak for; None if it is one."""
+        return None
 
     def zero_bias(self, module: nn.Module) -> Tensor | None:
         """A bias of zeros for a module that could have one and does not; None where its forward knows of no bias."""
@@ -216,13 +228,24 @@ def layer_type(module: nn.Module) -> type[Layer] | None:
 def places(model: nn.Module) -> dict[str, nn.Module]:
     """Every name of every layer of a known type, in the model's order, and the module that holds its weight."""
     found: dict[str, nn.Module] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in outermost(model, remove_duplicate=False):
         speaker = layer_type(module)
         if speaker is None or name in found:  # a part of a module above it, which is called as a function there
             continue
         parts = speaker.parts(module)
         found |= {f"{name}.{part}" if name else part: module for part in parts} if parts else {name: module}
     return found
+
+
+def outermost(model: nn.Module, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Module]]:
+    """The model's modules as torch names them, without those inside a layer that encloses them."""
+    enclosing: str | None = None
+    for name, module in model.named_modules(remove_duplicate=remove_duplicate):  # right before all that is in it
+        if enclosing is not None and name.startswith(enclosing):
+            continue
+        speaker = layer_type(module)
+        enclosing = (f"{name}." if name else "") if speaker is not None and speaker.encloses else None
+        yield name, module
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -252,6 +275,8 @@ def unusable(module: nn.Module, name: str = "") -> str | None:
     """Why a layer of a known type cannot be recorded and edited, as sentences; None if it can."""
     speaker = layer_type(module)
     assert speaker is not None
+    if (obstacle := speaker.obstacle(module)) is not None:
+        return obstacle
     for which in ("weight", "bias"):
         path = speaker.where(name, module, which)
         holder, _, attribute = path.rpartition(".")

@@ -23,7 +23,7 @@ def deviation(layer: Layer, module: nn.Module, x: Tensor, output: Tensor) -> flo
     Returns:
         the largest difference over the largest expected number: rounding noise where the layer type fits its module.
     """
-    weight, bias = layer.tensor(module, "weight"), layer.tensor(module, "bias") if layer.bias else None
+    weight, bias = layer.effective(module), layer.tensor(module, "bias") if layer.bias else None
     assert weight is not None
     place = weight.device  # a model spread over devices may bring the input here only inside the call
     wide = torch.float32 if place.type == "mps" else torch.float64

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from lashley.errors import DataError
 
-__all__ = ["BLUE", "GREY", "ORANGE", "bars", "curves", "heat_map", "png", "save", "thumbnail"]
+__all__ = ["BLUE", "GREY", "ORANGE", "bars", "curves", "heat_map", "path", "png", "save", "thumbnail"]
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b7280"
 INK = "#1f2937"
@@ -160,6 +160,62 @@ def curves(
                 va="center", color=ends[label][1], fontweight="bold", annotation_clip=False,
             )  # fmt: skip
         axes.margins(x=0.02)
+        axes.grid(axis="y", color="#e5e7eb", lw=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(length=0)
+        axes.set_xlabel(x_label, labelpad=6)
+        axes.set_ylabel(y_label, labelpad=6)
+        axes.set_title(title)
+        for side in ("top", "right", "left"):
+            axes.spines[side].set_visible(False)
+    return figure
+
+
+def path(
+    x: Sequence[float],
+    y: Sequence[float],
+    labels: Sequence[str],
+    *,
+    marked: int | None = None,
+    level: float | None = None,
+    level_label: str = "",
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    size: tuple[float, float] = (5.6, 3.6),
+) -> Figure:
+    """Points in their order, joined by a line, each with a label: what is gained against what it costs.
+
+    Args:
+        x, y: the points ``[X]``; ``x``, above 0, is drawn by its logarithm, ``y`` from 0 to 1.
+        marked: the index of a point that stands out.
+        level: a ``y`` worth a horizontal line, and what to call it.
+
+    Raises:
+        DataError: not as many of one as of the other.
+    """
+    if not len(x) == len(y) == len(labels):
+        raise DataError(f"Expected as many x as y and labels, got {len(x)}, {len(y)} and {len(labels)}.")
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(*size)
+        axes.plot(x, y, color=BLUE, lw=1.6, marker="o", ms=5, zorder=2)
+        for number, (left, height, label) in enumerate(zip(x, y, labels, strict=True)):
+            chosen = number == marked
+            if chosen:
+                axes.plot([left], [height], marker="o", ms=11, color=ORANGE, zorder=3)
+            axes.annotate(
+                label, (left, height), xytext=(8, 6), textcoords="offset points", fontsize=9,
+                color=ORANGE if chosen else INK, fontweight="bold" if chosen else "normal",
+            )  # fmt: skip
+        if level is not None:
+            axes.axhline(level, color="#9ca3af", lw=0.8, ls=(0, (4, 3)), zorder=0)
+            axes.annotate(
+                level_label, (1, level), xycoords=("axes fraction", "data"), xytext=(0, 4),
+                textcoords="offset points", ha="right", fontsize=8, color=GREY,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1.06)
+        axes.margins(x=0.08)
         axes.grid(axis="y", color="#e5e7eb", lw=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(length=0)

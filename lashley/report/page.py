@@ -91,6 +91,7 @@ def _environment() -> Environment:
         "seconds": seconds,
         "mean": mean,
         "cosine": cosine,
+        "number": number,
         "sentence": sentence,
         "thumbnail": lambda pixels: _uri(figures.thumbnail(pixels)),
     }
@@ -110,6 +111,13 @@ def points(difference: float, digits: int = 1) -> str:
 def seconds(value: float) -> str:
     """A duration: 0.0321 -> "0.03 s", 12.3 -> "12.3 s"."""
     return f"{value:.{2 if value < 1 else 1}f}\u00a0s"
+
+
+def number(value: float | None) -> str:
+    """A measure of any size: 0.98312 -> "0.983", 0.00042 -> "0.00042", None -> nothing."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
 
 
 def cosine(value: float) -> str:
