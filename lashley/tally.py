@@ -3,6 +3,16 @@
 A concept of a mapping is over when the next one begins. Its sums then become moments (or products) in the host's
 memory, or in a file where there is a checkpoint; only the sums of the concept under way, and those of all rows where
 they are needed, stay where the model is.
+
+What a concept's rows are added to, what is kept of it, and where the sum of all rows comes from:
+
+    keep      concepts come      added to              kept                      all rows
+    moments   in either way      the layer's own sum   its moments               the concepts; rows if they overlap
+    products  one after another  the layer's own sum   products of its moments   the concepts' moments
+    products  mixed              products of rows      these products            rows
+
+The layer's own sum is an `Accumulator` or `Shifts`; an embedding's `Counts` are small, and always kept as they are.
+Products need the weights of all layers at a site: until the sites are known, mixed rows too go to the layer's own sum.
 """
 
 from __future__ import annotations
@@ -20,7 +30,8 @@ from lashley.layers import Layer
 from lashley.layers.base import Gatherer
 from lashley.moments import Accumulator, Counts, Moment
 from lashley.products import Product, Products
-from lashley.shelf import ALL, Shelf, entry, packed
+from lashley.recording import Site
+from lashley.shelf import ALL, Kept, Shelf, entry, packed
 from lashley.shifts import Shifts
 
 __all__ = ["Tally"]
@@ -86,14 +97,18 @@ class Tally:
         for follower in leader:
             del self.sums[follower], self.rows[follower]
         self._sites_known = True
-        for name, sums in self.sums.items() if self._of_rows else ():
-            for concept, total in [(c, t) for c, t in sums.items() if c is not None and not isinstance(t, Counts)]:
-                sums[concept] = products = Products(self._outputs(name), self.dtype)
-                products.start(total.moments())
+        if self._of_rows:
+            for name, sums in self.sums.items():
+                for concept in sums:
+                    self._to_products(name, concept)
 
     def readers(self, name: str) -> tuple[str, ...]:
         """All layers that read what a layer reads, as far as it is known: itself and those that it leads."""
         return name, *(layer for layer in self.layers if self.leader.get(layer) == name)
+
+    def site(self, name: str) -> Site:
+        """The site that a layer leads, as far as it is known."""
+        return Site(name, self.layers[name].dim, self.readers(name), self.rows[name])
 
     def close(self, number: int, concept: str) -> None:
         """A concept is over: nothing more is added to it.
@@ -170,15 +185,27 @@ class Tally:
             self._sum(name, concept).restore(state, self.weights[name].device)
 
     def _sum(self, name: str, concept: str | None) -> Gatherer:
-        sums, layer = self.sums[name], self.layers[name]
+        """What the rows of a concept are added to."""
+        sums = self.sums[name]
         if concept not in sums:
-            sums[concept] = total = layer.accumulator(self.dtype)
-            if self.keep == "products" and not isinstance(total, Counts):
-                if concept is None and self.mapping:  # takes moments
-                    sums[concept] = Accumulator(layer.dim, layer.matrices, self.dtype)
-                elif concept is not None and self._of_rows and self._sites_known:
-                    sums[concept] = Products(self._outputs(name), self.dtype)
+            sums[concept] = self._begun(name, concept)
         return sums[concept]
+
+    def _begun(self, name: str, concept: str | None) -> Gatherer:
+        layer = self.layers[name]
+        own = layer.accumulator(self.dtype)
+        if self.keep == "moments" or isinstance(own, Counts):
+            return own
+        if self.mapping:
+            return own if concept is not None else Accumulator(layer.dim, layer.matrices, self.dtype)  # takes moments
+        return Products(self._outputs(name), self.dtype) if concept is not None and self._sites_known else own
+
+    def _to_products(self, name: str, concept: str | None) -> None:
+        """The sites are known: go on with products of what was added so far."""
+        own = self.sums[name][concept]
+        if concept is not None and not isinstance(own, Counts):
+            self.sums[name][concept] = products = Products(self._outputs(name), self.dtype)
+            products.start(own.moments())
 
     @property
     def counts_all(self) -> bool:
@@ -199,24 +226,19 @@ class Tally:
 
     def _finished(self, name: str, concept: str | None) -> list[Any]:
         """What is kept of a sum, which is given up, in the host's memory."""
-        layer = self.layers[name]
-        total = self.sums[name].pop(concept, None) or layer.accumulator(self.dtype)
-        kept: list[Any] = total.products() if isinstance(total, Products) else total.moments()
-        if self.keep == "products" and concept is not None:
-            if self.mapping:
-                everything = self._sum(name, None)
-                assert not isinstance(everything, Shifts)  # `_sum` says so
-                everything.include(kept)
-            if isinstance(total, Accumulator | Shifts) and not isinstance(total, Products):
-                kept = [Product.of(m, weight) for m, weight in zip(kept, self._outputs(name), strict=True)]
-        kept = [part.to("cpu") for part in kept]
-        squares = (t for part in kept for t in ([part.matrix] if isinstance(part, Product) else part.blocks or ()))
-        if not all(torch.isfinite(square).all() for square in squares):
-            raise RecordingError(
-                f"Expected finite moments, got inf at site {name!r}: its inputs are finite, but their squares overflow "
-                "float32. Pass dtype=torch.float64."
-            )
-        return kept
+        total = self.sums[name].pop(concept, None) or self.layers[name].accumulator(self.dtype)
+        if isinstance(total, Products):
+            return _on_host(name, total.products())
+        moments = total.moments()
+        if self.keep == "moments" or concept is None:
+            return _on_host(name, moments)
+        if self.mapping:
+            everything = self._sum(name, None)
+            assert not isinstance(everything, Shifts)  # `_begun` says so
+            everything.include(moments)
+        if isinstance(total, Counts):
+            return _on_host(name, moments)
+        return _on_host(name, [Product.of(m, weight) for m, weight in zip(moments, self._outputs(name), strict=True)])
 
     def _keep(self, key: str, parts: Iterable[list[Any]]) -> None:
         """What is kept of a concept, site by site, to where it stays."""
@@ -242,3 +264,19 @@ def _fill(into: Gatherer, layer: Layer, chosen: Pick, x: Tensor) -> list[Tensor]
         return [into.add_images(layer.images(part), owned=part is not x)]
     here = x.untyped_storage().data_ptr()
     return [into.add(rows, owned=rows.untyped_storage().data_ptr() != here) for rows in rows_of(layer, x, chosen)]
+
+
+def _on_host(site: str, kept: Sequence[Kept]) -> list[Any]:
+    """What is kept of a sum, in the host's memory.
+
+    Raises:
+        RecordingError: a product of finite rows overflowed.
+    """
+    kept = [part.to("cpu") for part in kept]
+    squares = (t for part in kept for t in ([part.matrix] if isinstance(part, Product) else part.blocks or ()))
+    if not all(torch.isfinite(square).all() for square in squares):
+        raise RecordingError(
+            f"Expected finite moments, got inf at site {site!r}: its inputs are finite, but their squares overflow "
+            "float32. Pass dtype=torch.float64."
+        )
+    return kept

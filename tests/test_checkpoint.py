@@ -250,21 +250,21 @@ def test_concepts_that_are_over_leave_the_memory(tmp_path: Path) -> None:
     most = []
 
     def rows(batch: Tensor, site: Any) -> Tensor:
-        most.append(sum(len(sums) for sums in recorder[-1].tally.sums.values()))
+        most.append(sum(len(sums) for sums in runs[-1].tally.sums.values()))
         return torch.ones(len(batch), dtype=torch.bool)
 
-    recorder: list[Any] = []
-    made = lashley.recorder._Recorder.__init__
+    runs: list[Any] = []
+    made = lashley.run.Run.__init__
 
     def keep_it(self: Any, *args: Any) -> None:
-        recorder.append(self)
+        runs.append(self)
         made(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lashley.recorder._Recorder, "__init__", keep_it)
+        patch.setattr(lashley.run.Run, "__init__", keep_it)
         found = record(mlp(), data(), rows=rows, checkpoint=tmp_path)
     assert max(most) == 2  # the two sites of the concept under way
-    assert not recorder[-1].tally._kept
+    assert not runs[-1].tally._kept
     path = tmp_path / "concept-0001.safetensors"
     moved = path.rename(tmp_path / "elsewhere")
     assert found.moment("a", "0").count == 12

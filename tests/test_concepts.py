@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lashley.data.concepts import Members, check_data, stream
+from lashley.data.concepts import Members, Stream, check_data
 from lashley.errors import DataError
 
 X = torch.zeros(4, 2)
 
 
 def members_of(labels: Any, names: list[str] | None = None) -> Members:
-    [(_, members)] = stream([X], lambda batch: labels, names)
+    [(_, members)] = Stream([X], lambda batch: labels, names)
     return members
 
 
@@ -25,7 +25,7 @@ def as_lists(members: Members) -> list[tuple[str | None, list[int] | None]]:
 
 def test_a_mapping_gives_whole_batches_concept_by_concept():
     data = {"cat": [X, X + 1], "dog": iter([X + 2])}
-    found = [(members.parts, members.samples, batch[0, 0].item()) for batch, members in stream(data)]
+    found = [(members.parts, members.samples, batch[0, 0].item()) for batch, members in Stream(data)]
     assert found == [([("cat", None)], None, 0.0), ([("cat", None)], None, 1.0), ([("dog", None)], None, 2.0)]
 
 
@@ -90,7 +90,7 @@ def test_no_labels_at_all(labels):
 def test_labels_of_another_form_are_refused_with_the_batch(labels, names, says):
     given = iter([[], labels])
     with pytest.raises(DataError, match=f"^Batch 1: .*{says}"):
-        list(stream([X, X], lambda batch: next(given), names))
+        list(Stream([X, X], lambda batch: next(given), names))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_labels_stay_of_one_kind(first, second, says):
     """Or the total would miss what came before the first bool label."""
     given = iter([first, second])
     with pytest.raises(DataError, match=f"Batch 1: Expected labels of one kind throughout: .*{says}"):
-        list(stream([X, X], lambda batch: next(given)))
+        list(Stream([X, X], lambda batch: next(given)))
 
 
 # Refused before anything runs.

@@ -119,10 +119,10 @@ def test_a_checkpoint_that_has_forgotten(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_the_recording_is_read_again_and_another_point_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
-    from lashley import recorder
+    from lashley import subject
 
-    original = recorder.call
-    monkeypatch.setattr(recorder, "call", lambda *args: (passes.append(1), original(*args))[1])
+    original = subject.call
+    monkeypatch.setattr(subject, "call", lambda *args: (passes.append(1), original(*args))[1])
     assert forget("--point", "7", out="seventh") == 0
     assert not passes
     told = report("seventh")

@@ -48,6 +48,8 @@ recording
 merging
 checkpoint
 tally
+subject audit observer
+ledger run
 recorder
 distributed
 sweep criteria trace

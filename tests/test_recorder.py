@@ -26,7 +26,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-import lashley.recorder
+import lashley.subject
 from helpers import assert_near, gaussian
 from lashley import Recording, record
 from lashley.errors import DataError, LashleyWarning, ModelError, RecordingError, SelectionError
@@ -853,7 +853,7 @@ def test_a_batch_goes_where_the_model_is(monkeypatch):
         went.append(device)
         return batch
 
-    monkeypatch.setattr(lashley.recorder, "moved", moved)
+    monkeypatch.setattr(lashley.subject, "moved", moved)
     record(mlp(), {"a": [X]})
     assert went == [torch.device("cpu")]
     record(mlp(), {"a": [X]}, forward=lambda model, batch: model(batch))

@@ -26,7 +26,7 @@ import lashley
 from benchmarks.measure import Stopwatch, calls_of, parts_of, rounded
 from benchmarks.peer.cases import Case, build
 from benchmarks.peer.rivals import Engram, Formula, Lashley, Peer, bare
-from lashley import recorder, recording, solving
+from lashley import observer, recording, solving
 from lashley.errors import LashleyWarning
 from lashley.estimators import base
 from lashley.moments import Accumulator, Moment
@@ -39,9 +39,9 @@ RIVALS = {rival.name: rival for rival in (Lashley, Peer, Formula)}
 
 # What lashley's functions are counted as.
 RECORDING = {
-    "forward": [(recorder._Recorder, "_run")],
+    "forward": [(observer.Observer, "_run")],
     "products": [(Accumulator, "_multiply"), (Shifts, "_multiply")],
-    "choosing and gathering rows": [(recorder._Recorder, "_on_input")],
+    "choosing and gathering rows": [(observer.Observer, "_on_input")],
 }
 SOLVING = {
     "pooling": [(recording.Recording, "_all"), (recording.Recording, "_pool")],

@@ -1,21 +1,22 @@
-"""The two ways of naming concepts, ``{concept: batches}`` and one loader with ``concept_of``, as one stream.
+"""The two ways of naming concepts, ``{concept: batches}`` and one loader with ``concept_of``, as one `Stream`.
 
-The stream gives every batch with its `Members`: which samples belong to which concept.
+It gives every batch with its `Members`: which samples belong to which concept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lashley.data.batches import check_batches
+from lashley.data.batches import check_batches, total_batches
 from lashley.errors import DataError
 
-__all__ = ["Members", "check_data", "stream"]
+__all__ = ["Members", "Stream", "check_data"]
 
 
 class Members(NamedTuple):
@@ -31,29 +32,62 @@ class Members(NamedTuple):
     samples: int | None = None
 
 
-def stream(
-    data: Any, concept_of: Callable[[Any], Any] | None = None, names: Sequence[str] | None = None
-) -> Iterator[tuple[Any, Members]]:
-    """Every batch with its members, concept by concept or in the loader's order.
+@dataclass(frozen=True)
+class Stream:
+    """All batches with their members, concept by concept or in the loader's order.
 
     Args:
         data, concept_of, names: as `lashley.record` takes them, checked by `check_data`.
 
     Raises:
-        DataError: labels of the wrong form or out of range; the batch is named.
+        DataError: while it is read: labels of the wrong form or out of range; the batch is named.
     """
-    if concept_of is None:
-        for concept, batches in data.items():
-            for batch in batches:
-                yield batch, Members([(concept, None)])
-        return
-    labels = _Labels(names)
-    for number, batch in enumerate(data):
-        try:
-            members = labels.members(concept_of(batch))
-        except DataError as error:
-            raise DataError(f"Batch {number}: {error}") from None
-        yield batch, members
+
+    data: Any
+    concept_of: Callable[[Any], Any] | None = None
+    names: Sequence[str] | None = None
+
+    def __iter__(self) -> Iterator[tuple[Any, Members]]:
+        if self.concept_of is None:
+            for concept, batches in self.data.items():
+                for batch in batches:
+                    yield batch, Members([(concept, None)])
+            return
+        labels = _Labels(self.names)
+        for number, batch in enumerate(self.data):
+            try:
+                members = labels.members(self.concept_of(batch))
+            except DataError as error:
+                raise DataError(f"Batch {number}: {error}") from None
+            yield batch, members
+
+    @property
+    def mapping(self) -> bool:
+        """Whether the data are ``{concept: batches}``, so that the concepts come one after another."""
+        return self.concept_of is None
+
+    @property
+    def concepts(self) -> tuple[str, ...] | None:
+        """In the order they are wanted; None where the labels will tell."""
+        return tuple(self.data) if self.mapping else None if self.names is None else tuple(self.names)
+
+    @property
+    def once(self) -> bool:
+        """Whether some of the data can be read once only."""
+        return any(isinstance(batches, Iterator) for batches in self._iterables)
+
+    @property
+    def total(self) -> int | None:
+        """How many batches there are, where all of the data know their length."""
+        return total_batches(self._iterables)
+
+    def only(self, concept: str) -> Stream:
+        """The batches of one concept of a mapping."""
+        return Stream({concept: self.data[concept]})
+
+    @property
+    def _iterables(self) -> list[Iterable[Any]]:
+        return list(self.data.values()) if self.mapping else [self.data]
 
 
 def check_data(data: object, concept_of: object, names: object = None) -> None:
