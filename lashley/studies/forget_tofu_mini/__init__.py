@@ -1,7 +1,7 @@
 """Authors that a small language model knows by heart, forgotten in every closed form, and what each costs the others.
 
-The model is a Llama of 4 million parameters that was trained on the questions and answers of 40 fictional authors (TOFU,
-Maini et al. 2024). A task is a few of them. Every edit comes from the one recording of its task and is drawn over the
+The model is a Llama of 4 million parameters, trained on the questions and answers of 40 fictional authors (TOFU, Maini
+et al. 2024). A task is a few of them. Every edit comes from the one recording of its task and is drawn over the
 strength: how probable the forgotten answers still are, against what happened to answers of other authors. A model that
 was trained without the authors of one task is the reference of "never learned", and authors that no model saw are the
 level of "never seen".
@@ -28,7 +28,7 @@ from lashley.provenance import digest, environment, fingerprint
 from lashley.studies.forget_tofu_mini.authors import authors
 from lashley.studies.forget_tofu_mini.fine_tuning import fine_tuned
 from lashley.studies.forget_tofu_mini.fronts import curve, ruled
-from lashley.studies.forget_tofu_mini.subject import Judge, Subject, Task, edits_of, rows_in, spread
+from lashley.studies.forget_tofu_mini.subject import Edit, Judge, Subject, Task, edits_of, rows_in, spread
 
 __all__ = ["MODELS", "run", "study"]
 
@@ -80,10 +80,11 @@ def study(
     edits = edits_of(config)
     default = next(edit for edit in edits if edit.name == config["default"])
     levels = {"never seen": answers(subject.model, never).means()["probability"], "bound": config["rule"]["bound"]}
+    layers = _layers(edits)
     tasks: dict[str, Any] = {}
     for name, ranges in config["tasks"].items():
         begun = time.perf_counter()
-        task = Task.of(name, subject, rows_in(ranges), known, sorted({layer for edit in edits for layer in edit.layers}))
+        task = Task.of(name, subject, rows_in(ranges), known, layers)
         recorded = time.perf_counter()
         judge = Judge(task, config["retain_probes"])
         found = {edit.name: curve(edit, judge, config["alphas"], config["levels"]) for edit in edits}
@@ -103,7 +104,7 @@ def study(
             "seconds": {"record": recorded - begun, "judge": solving - recorded},
         }
         say(f"task {name}: {_sentence(found, config)} ({time.perf_counter() - begun:.0f} s)")
-    result = {
+    result: dict[str, Any] = {
         "benchmark": "forget_tofu_mini",
         "format": 1,
         "config": dict(config),
@@ -125,6 +126,11 @@ def study(
     return {**result, "environment": environment(), "seconds": time.perf_counter() - started}
 
 
+def _layers(edits: Sequence[Edit]) -> list[str]:
+    """What has to be recorded for all of them."""
+    return sorted({layer for edit in edits for layer in edit.layers})
+
+
 def _print(model: nn.Module) -> str:
     return digest(*(fingerprint(value) for value in model.state_dict().values()))
 
@@ -137,9 +143,7 @@ def _extremes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sentence(found: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     level = f"{config['levels'][len(config['levels']) // 2]:g}"
-    costs = {
-        name: found[name]["at"][level]["kl"] for name in ("paper", config["default"]) if found[name]["at"][level]
-    }
+    costs = {name: found[name]["at"][level]["kl"] for name in ("paper", config["default"]) if found[name]["at"][level]}
     return f"divergence on the others at {level}: " + ", ".join(f"{name} {kl:.3f}" for name, kl in costs.items())
 
 
@@ -155,8 +159,7 @@ def _fine_tuned(
     seconds = {"fine-tune": time.perf_counter() - begun}
     subject = Subject(model, tokenizer, texts, config["batch"])
     edits = edits_of(config, "delta_edits")
-    layers = sorted({layer for edit in edits for layer in edit.layers})
-    task = Task.of("fine-tuned", subject, forget, keep + rows_in(settings["known"]), layers)
+    task = Task.of("fine-tuned", subject, forget, keep + rows_in(settings["known"]), _layers(edits))
     judge = Judge(task, config["retain_probes"])
     new, old = subject.batches(keep), subject.batches(spread(rows_in(settings["known"]), config["retain_probes"]))
     found = {}

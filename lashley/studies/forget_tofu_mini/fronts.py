@@ -65,10 +65,12 @@ def _weakest(
 
 def _measured(model: nn.Module, engram: lashley.Engram, edit: Edit, alpha: float, judge: Judge) -> dict[str, float]:
     with lashley.ablated(model, engram, spread_of(edit, alpha), tied=edit.tied):
-        return judge.all(model)
+        return judge.edited(model)
 
 
-def ruled(edit: Edit, judge: Judge, levels: Mapping[str, float], alphas: Sequence[float], probes: int) -> dict[str, Any]:
+def ruled(
+    edit: Edit, judge: Judge, levels: Mapping[str, float], alphas: Sequence[float], probes: int
+) -> dict[str, Any]:
     """A strength chosen on held-out rows, and what the edit made of all rows does at it.
 
     Args:
@@ -96,6 +98,6 @@ def ruled(edit: Edit, judge: Judge, levels: Mapping[str, float], alphas: Sequenc
     for name, level in levels.items():
         point, reached = choose(points, level)
         with lashley.ablated(subject.model, engram, spread_of(edit, point.alpha), tied=edit.tied):
-            after = judge.all(subject.model)
+            after = judge.edited(subject.model)
         chosen[name] = {"level": level, "point": point.number, "alpha": point.alpha, "reached": reached, **after}
     return {"front": [point.to_dict() for point in points], "chosen": chosen}

@@ -130,7 +130,9 @@ class Task:
     recording: Recording
 
     @classmethod
-    def of(cls, name: str, subject: Subject, forget: Sequence[int], known: Sequence[int], layers: Sequence[str]) -> Task:
+    def of(
+        cls, name: str, subject: Subject, forget: Sequence[int], known: Sequence[int], layers: Sequence[str]
+    ) -> Task:
         """Recorded in one pass; what is known and not to be forgotten is to be kept.
 
         Linear layers count the tokens of answers, the embedding every token: a name is looked up wherever it stands.
@@ -193,16 +195,20 @@ class Judge:
         return answers(model, self.forget).means()["probability"]
 
     def all(self, model: nn.Module) -> dict[str, float]:
-        """Every measure: of what is to be forgotten, of that once the embedding's rows are put back, and of the rest."""
+        """Probability and exact memorisation of what is to be forgotten and of the rest, and the divergence there."""
         gone, kept = answers(model, self.forget).means(), answers(model, self.retain, self._before).means()
         return {
             "forget": gone["probability"],
             "forget_exact": gone["exact"],
-            "restored": self.restored(model, gone["probability"]),
             "retain": kept["probability"],
             "retain_exact": kept["exact"],
             "kl": kept["kl"],
         }
+
+    def edited(self, model: nn.Module) -> dict[str, float]:
+        """The same of an edited model, and "restored": what is to be forgotten once the embedding is as it was."""
+        found = self.all(model)
+        return {**found, "restored": self.restored(model, found["forget"])}
 
     def restored(self, model: nn.Module, now: float) -> float:
         """The probability of what is to be forgotten with the embedding's original rows put back: what an edit of the
