@@ -101,13 +101,13 @@ def markdown(result: Mapping[str, Any]) -> str:
         "times": lambda x: NONE if x is None else f"{x:.1f}",
     }
     levels = [f"{level:g}" for level in result["config"]["levels"]]
-    middle = levels[len(levels) // 2]
     shown = [("alpha", level) for level in levels] + [("kl", level) for level in levels]
-    shown += [(key, middle) for key in ("retain", "forget_exact", "restored")]
+    shown += [(key, levels[0]) for key in ("retain", "forget_exact", "restored")]
     words = {"alpha": "α", "kl": "KL", "retain": "others", "forget_exact": "exact"}
     return environment.get_template("results.md.jinja").render(
         result,
         **marks,
+        levels=levels,
         columns=[f"{words.get(key, key)} at {level.removeprefix('0')}" for key, level in shown],
         cells=lambda edit: [_at(edit, level, key) for key, level in shown],
         ratios={level: _ratios(result, level) for level in levels},

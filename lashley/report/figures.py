@@ -370,8 +370,8 @@ def fronts(
                 side.set_visible(False)
         if mark is not None and note:
             grid[0].annotate(
-                note, (mark, 1), xycoords=("data", "axes fraction"), xytext=(4, -4), textcoords="offset points",
-                va="top", fontsize=7.5,
+                note, (mark, 0), xycoords=("data", "axes fraction"), xytext=(4, 4), textcoords="offset points",
+                va="bottom", fontsize=7.5,
             )  # fmt: skip
         grid[0].set_ylabel(y_label, labelpad=6)
         figure.legend(

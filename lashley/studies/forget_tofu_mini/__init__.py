@@ -142,7 +142,7 @@ def _extremes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sentence(found: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    level = f"{config['levels'][len(config['levels']) // 2]:g}"
+    level = f"{config['levels'][0]:g}"
     costs = {name: found[name]["at"][level]["kl"] for name in ("paper", config["default"]) if found[name]["at"][level]}
     return f"divergence on the others at {level}: " + ", ".join(f"{name} {kl:.3f}" for name, kl in costs.items())
 
