@@ -42,5 +42,8 @@ bench-peer: $(READY)  ## beside the authors' package (pip install ai-engram==0.1
 bench-shards: $(READY)  ## a checkpoint of 16 GB rewritten within 4 GiB; rewrites the committed results; needs 40 GB of disk
 	$(BIN)/python -m benchmarks.shards
 
+bench-forget: $(READY)  ## authors forgotten by a small language model (checkpoints in LASHLEY_MODELS); rewrites the committed results
+	$(BIN)/python -m benchmarks.forget_tofu_mini
+
 clean:  ## remove .venv and everything these commands leave
 	rm -rf .venv demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -278,6 +278,109 @@ def bars(
     return figure
 
 
+def shades(
+    matrix: ArrayLike,
+    *,
+    title: str = "",
+    row_label: str = "",
+    column_label: str = "",
+    bar_label: str = "",
+    every: int = 5,
+    colours: str = "Blues",
+    low: float | None = None,
+    high: float | None = None,
+    size: tuple[float, float] = (5.6, 4.9),
+) -> Figure:
+    """A large matrix as colours alone, with a bar that says what they mean.
+
+    Args:
+        matrix: numbers ``[R, C]``; its rows and columns are named by their numbers.
+        bar_label: what the colours measure.
+        every: one in so many numbers is written at the axes.
+        low, high: values of the two ends of the colour map; None takes the smallest and largest value.
+    """
+    values = np.asarray(matrix, dtype=float)
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _canvas(*size)
+        image = axes.imshow(values, cmap=colours, norm=_scale(values, low, high), interpolation="nearest")
+        axes.set_xticks(range(0, values.shape[1], every))
+        axes.set_yticks(range(0, values.shape[0], every))
+        axes.tick_params(length=0)
+        axes.set_xlabel(column_label, labelpad=6)
+        axes.set_ylabel(row_label, labelpad=6)
+        axes.set_title(title)
+        bar = figure.colorbar(image, ax=axes, shrink=0.9, aspect=30, pad=0.02)
+        bar.set_label(bar_label, labelpad=6)
+        bar.ax.tick_params(length=0)
+        bar.outline.set_visible(False)
+        for side in axes.spines.values():
+            side.set_visible(False)
+    return figure
+
+
+def fronts(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    styles: Mapping[str, tuple[str, str]],
+    *,
+    x_label: str = "",
+    y_label: str = "",
+    x_range: tuple[float, float],
+    y_range: tuple[float, float],
+    log: tuple[bool, bool] = (True, True),
+    mark: float | None = None,
+    note: str = "",
+    width: float = 3.1,
+) -> Figure:
+    """What is gained against what it costs, one panel beside the other on the same axes, with one legend below.
+
+    Args:
+        panels: ``{title: {line: (x, y)}}``.
+        styles: ``{line: (colour, "-" or "--" or another of matplotlib's)}`` of every line, in the order of the legend.
+        x_range, y_range: of all panels; a point outside is not shown.
+        log: whether the horizontal and the vertical axis are logarithmic.
+        mark, note: an ``x`` worth a thin vertical line, and what it is.
+        width: of a panel in inches.
+
+    Raises:
+        DataError: a line without a style.
+    """
+    if missing := sorted({line for lines in panels.values() for line in lines} - set(styles)):
+        raise DataError(f"Expected a style for every line, got none for {missing}.")
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width * len(panels) + 0.6, 4.0), layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+        drawn: dict[str, Any] = {}
+        for axes, (title, lines) in zip(grid, panels.items(), strict=True):
+            axes.set_xscale("log" if log[0] else "linear")
+            axes.set_yscale("log" if log[1] else "linear")
+            for line in (name for name in styles if name in lines):
+                colour, dash = styles[line]
+                (drawn[line],) = axes.plot(*lines[line], color=colour, ls=dash, lw=1.6, marker="o", ms=2.8)
+            if mark is not None:
+                axes.axvline(mark, color=INK, lw=0.8, ls=(0, (4, 3)), zorder=0)
+            axes.set_xlim(*x_range)
+            axes.set_ylim(*y_range)
+            axes.grid(color="#e5e7eb", lw=0.8)
+            axes.set_axisbelow(True)
+            axes.tick_params(length=0, which="both")
+            axes.set_xlabel(x_label, labelpad=6)
+            axes.set_title(title)
+            for side in axes.spines.values():
+                side.set_visible(False)
+        if mark is not None and note:
+            grid[0].annotate(
+                note, (mark, 0), xycoords=("data", "axes fraction"), xytext=(4, 4), textcoords="offset points",
+                va="bottom", fontsize=7.5,
+            )  # fmt: skip
+        grid[0].set_ylabel(y_label, labelpad=6)
+        figure.legend(
+            list(drawn.values()), list(drawn), loc="outside lower center", ncols=len(panels), frameon=False,
+            fontsize=8, handlelength=2.2,
+        )  # fmt: skip
+    return figure
+
+
 def thumbnail(pixels: ArrayLike) -> bytes:
     """A grey image as a small PNG, dark ink on white paper: ``pixels`` ``[H, W]`` from 0 (paper) to 1 (ink)."""
     from PIL import Image
