@@ -15,10 +15,11 @@ import lashley
 from lashley.cli import main
 from lashley.cli.forget import PRESETS
 from lashley.data.text import text_batches
-from lashley.errors import EditError
+from lashley.errors import EditError, ModelError
 from lashley.forgetting import job as module
 from lashley.metrics import answers
 from lashley.report import forgetting as page
+from test_language_models import build
 from vocabularies import byte_level
 
 OUT, DOWN = "self_attn.o_proj", "mlp.down_proj"
@@ -265,6 +266,12 @@ def test_what_a_killed_run_left_is_written_anew() -> None:
     (Path("after.unverified") / "half.safetensors").write_text("half")
     assert forget("--alpha", "1", out="after") == 0
     assert not (Path("after") / "half.safetensors").exists() and not Path("after.unverified").exists()
+
+
+@pytest.mark.parametrize("family", ["t5", "bert"])
+def test_other_models_are_refused(family: str) -> None:
+    with pytest.raises(ModelError, match="Expected a causal language model, got"):
+        module.Job(build(family), Path("model"), {}, byte_level(), module.Plan(), loaded)
 
 
 def test_nothing_to_forget() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lashley.data.text import TextBatches, check_texts, load_texts, text_batches
 from lashley.edit import ablated
 from lashley.engram import Engram
-from lashley.errors import DataError, EditError, LashleyWarning
+from lashley.errors import DataError, EditError, LashleyWarning, ModelError
 from lashley.estimators import Projection
 from lashley.export import model_card, rewrite_checkpoint, save_lora
 from lashley.forgetting.front import (
@@ -128,6 +128,11 @@ class Job:
         load: Callable[[Path], nn.Module],
         say: Say = lambda line: None,
     ) -> None:
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False) or not hasattr(model, "generate"):
+            raise ModelError(
+                f"Expected a causal language model, got {type(model).__name__}. Record it with lashley.record on "
+                "batches of your own, and edit it with lashley.ablate_."
+            )
         self.model, self.source, self.tokenizer = model, source, tokenizer
         self.plan, self.load, self.say = plan, load, say
         self.rows = {name: _rows(name, given) for name, given in sets.items()}
