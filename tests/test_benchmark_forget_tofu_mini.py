@@ -50,10 +50,6 @@ QUICK = {
     "batch": 8,
     "alphas": [1, 4],
     "levels": [0.004, 0.002, 1e-9],
-    "edits": {
-        name: CONFIG["edits"][name]
-        for name in ("paper", "sharpened, writers", "paper, by weight norm", "embedding, sharpened", "ridge 1e2")
-    },
     "rule": {"bound": 0.05, "alphas": [1, 4]},
     "authors": {"rows": 5, "probed": 2, "alpha": 1.0, "subsets": 2, "subset_size": 2, "seed": 0},
     "delta_edits": {"paper, delta": CONFIG["delta_edits"]["paper, delta"]},
@@ -61,6 +57,9 @@ QUICK = {
         **CONFIG["fine_tuning"], "forget": [[15, 20]], "keep": [[20, 25]], "known": [[0, 10]], "epochs": 2, "batch": 5
     },
 }  # fmt: skip
+
+
+ONLY_ACCESS = ("embedding, paper", "embedding, sharpened", "embedding and head as one, sharpened")
 
 
 def llama(tokenizer: Any, seed: int) -> torch.nn.Module:
@@ -109,8 +108,9 @@ def test_only_an_edited_embedding_leaks_when_its_rows_are_put_back(quick: dict[s
     for task in quick["tasks"].values():
         for name, found in task["edits"].items():
             for point in found["points"]:
-                back = task["before"]["forget"] if name.startswith("embedding") else point["forget"]
-                assert point["restored"] == pytest.approx(back, rel=1e-5), name
+                back = task["before"]["forget"] if name in ONLY_ACCESS else point["forget"]
+                if "embedding" not in name or name in ONLY_ACCESS:  # the others edit more than the embedding
+                    assert point["restored"] == pytest.approx(back, rel=1e-5), name
 
 
 @pytest.fixture(scope="module")
