@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,3 +146,34 @@ def test_drawing_needs_no_torch():
     code = "import sys, benchmarks.peer.__main__, benchmarks.peer.page; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# The committed result.
+
+CONFIG = json.loads((FOLDER / "config.json").read_text())
+
+
+def committed() -> Any:
+    return json.loads((FOLDER / "results" / "peer.json").read_text())
+
+
+def test_the_committed_result_is_of_the_committed_config() -> None:
+    found = committed()
+    assert found["config"] == CONFIG
+    assert found["command"] == "python -m benchmarks.peer"
+    assert list(found["cases"]) == list(CONFIG["cases"])
+    for name, case in found["cases"].items():
+        for key, target in CONFIG["cases"][name]["targets"].items():
+            ratio = case["ratios"][key]
+            met = ratio >= target["at_least"] if "at_least" in target else ratio <= target["at_most"]
+            assert case["reached"][key] == met, (name, key)
+
+
+def test_the_committed_page_shows_the_committed_numbers() -> None:
+    assert (FOLDER / "results" / "README.md").read_text(encoding="utf-8") == page.markdown(committed())
+    assert (FOLDER / "results" / "time.png").is_file()
+
+
+def test_both_agree_in_the_committed_result() -> None:
+    for case in committed()["cases"].values():
+        assert case["agreement"]["ours_to_other"]["worst"] < 1e-3
