@@ -69,7 +69,7 @@ class Writer:
         for path in _files(self.folder):
             name = path.relative_to(self.folder).as_posix()
             if name not in self._checksums:
-                self._checksums[name] = _checksum(path)
+                self._checksums[name] = checksum_of(path)
         text = _manifest_text(kind, version, values, self._checksums)
         (self.folder / MANIFEST).write_text(text, encoding="utf-8")
 
@@ -114,7 +114,7 @@ def amend(path: str | os.PathLike[str], name: str, text: str) -> None:
     beside = folder / f".{name}.next"
     try:
         beside.write_text(text, encoding="utf-8")
-        checksums = {**manifest.pop("files"), name: _checksum(beside)}
+        checksums = {**manifest.pop("files"), name: checksum_of(beside)}
         values = {key: value for key, value in manifest.items() if key not in ("kind", "version", "checksum")}
         (folder / NEXT).write_text(
             _manifest_text(manifest["kind"], manifest["version"], values, checksums), encoding="utf-8"
@@ -190,7 +190,7 @@ class Files:
             state = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
             if self._sound.get(file) == state:
                 return
-            if (got := _checksum(path)) != (expected := self.checksums[file]):
+            if (got := checksum_of(path)) != (expected := self.checksums[file]):
                 raise StoreError(
                     f"{path} is damaged: expected checksum {expected:08x}, got {got:08x}. Copy the folder again, or "
                     "make it anew."
@@ -359,7 +359,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> int:
         storages.add(storage)
         held[name] = tensor
     save_file(held, str(path))
-    return _checksum(path)
+    return checksum_of(path)
 
 
 def _manifest_text(kind: str, version: int, values: Mapping[str, Any], checksums: Mapping[str, int]) -> str:
@@ -428,7 +428,8 @@ def _sync_folder(path: Path) -> None:
             os.close(handle)
 
 
-def _checksum(path: Path) -> int:
+def checksum_of(path: Path) -> int:
+    """CRC-32 of a file, as manifests hold it."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):

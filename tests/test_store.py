@@ -235,7 +235,7 @@ def test_a_block_that_fails_leaves_no_trace(tmp_path, there, error):
     assert [p.name for p in tmp_path.iterdir()] == ["egg"] * there
 
 
-@pytest.mark.parametrize("step", ["_sync", "_replace", "_checksum"])
+@pytest.mark.parametrize("step", ["_sync", "_replace", "checksum_of"])
 def test_a_disk_that_fails_at_any_step_leaves_the_old_folder(tmp_path, egg, monkeypatch, step):
     before = contents(tmp_path)
 

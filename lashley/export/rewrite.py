@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +25,7 @@ from lashley.errors import LashleyError, ModelError, StoreError
 from lashley.export.plan import Plan, Result
 from lashley.export.source import INDEX, Source
 from lashley.provenance import command, digest, environment, fingerprint
-from lashley.store import MANIFEST, Writer, check_target
+from lashley.store import MANIFEST, Writer, check_target, checksum_of
 
 __all__ = ["RECEIPT", "rewrite_checkpoint"]
 
@@ -121,7 +120,7 @@ class _Job:
         self._base, self._identity, self._plan = base, identity, plan
         self._files: dict[str, dict[str, Any]] = {}
         for name, file in self._before().items():
-            if (self.folder / name).is_file() and _checksum(self.folder / name) == file["checksum"]:
+            if (self.folder / name).is_file() and checksum_of(self.folder / name) == file["checksum"]:
                 self._files[name] = file
         self.folder.mkdir(exist_ok=True)
         for path in self.folder.iterdir():
@@ -271,11 +270,3 @@ def _untie(config: dict[str, Any]) -> None:
     for values in (config, *(value for value in config.values() if isinstance(value, dict))):
         if values is config or "tie_word_embeddings" in values:
             values["tie_word_embeddings"] = False
-
-
-def _checksum(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            value = zlib.crc32(chunk, value)
-    return value

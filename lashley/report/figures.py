@@ -160,15 +160,20 @@ def curves(
                 va="center", color=ends[label][1], fontweight="bold", annotation_clip=False,
             )  # fmt: skip
         axes.margins(x=0.02)
-        axes.grid(axis="y", color="#e5e7eb", lw=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
-        axes.set_xlabel(x_label, labelpad=6)
-        axes.set_ylabel(y_label, labelpad=6)
-        axes.set_title(title)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
+        _finish(axes, title, x_label, y_label)
     return figure
+
+
+def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
+    """Faint lines across, labels, and no frame but the ground line."""
+    axes.grid(axis="y", color="#e5e7eb", lw=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.set_xlabel(x_label, labelpad=6)
+    axes.set_ylabel(y_label, labelpad=6)
+    axes.set_title(title)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
 
 
 def path(
@@ -216,14 +221,7 @@ def path(
         axes.set_xscale("log")
         axes.set_ylim(0, 1.06)
         axes.margins(x=0.08)
-        axes.grid(axis="y", color="#e5e7eb", lw=0.8)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0)
-        axes.set_xlabel(x_label, labelpad=6)
-        axes.set_ylabel(y_label, labelpad=6)
-        axes.set_title(title)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
+        _finish(axes, title, x_label, y_label)
     return figure
 
 
