@@ -19,7 +19,16 @@ from torch import Tensor, nn
 
 from lashley.errors import LashleyWarning, SelectionError, nearest
 from lashley.estimators import SiteMoments
-from lashley.geometry import Energy, Ownership, Share, complement_energy, cosines, energy, raw_non_idempotence
+from lashley.geometry import (
+    Energy,
+    Ownership,
+    Share,
+    complement_energy,
+    cosines,
+    energy,
+    engram_of,
+    raw_non_idempotence,
+)
 from lashley.layers import Layer, unwrap
 from lashley.moments import Diagonal, pool, wide
 from lashley.parameters import Parameters, matrices_of, parameters_of
@@ -153,6 +162,10 @@ class Place:
         if layer not in self._energies:
             self._energies[layer] = energy(self.weight(layer), self.sites, self.white)
         return self._energies[layer]
+
+    def engram(self, layer: str, concept: str) -> Tensor:
+        """The paper's engram of a concept in a layer, ``[O, D]`` in float64, with the bias as the last column."""
+        return engram_of(self.weight(layer), self._site(concept), self.white)
 
     def complement(self, layer: str) -> Complement:
         """What the engrams of all concepts leave of a layer."""

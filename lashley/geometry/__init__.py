@@ -8,7 +8,16 @@
 from __future__ import annotations
 
 from lashley.geometry.fisher import Agreement, agreement, normal_residual, output_step, spared
-from lashley.geometry.shares import Energy, Ownership, Share, complement_energy, cosines, energy, raw_non_idempotence
+from lashley.geometry.shares import (
+    Energy,
+    Ownership,
+    Share,
+    complement_energy,
+    cosines,
+    energy,
+    engram_of,
+    raw_non_idempotence,
+)
 from lashley.geometry.vectors import effective_rank, frobenius, overlap
 
 __all__ = [
@@ -21,6 +30,7 @@ __all__ = [
     "cosines",
     "effective_rank",
     "energy",
+    "engram_of",
     "frobenius",
     "normal_residual",
     "output_step",

@@ -36,6 +36,7 @@ __all__ = [
     "complement_energy",
     "cosines",
     "energy",
+    "engram_of",
     "raw_non_idempotence",
     "times",
 ]
@@ -275,12 +276,14 @@ class Energy:
         inner: ``tr(E_a S E_b^T)``, ``[K, K]``: inner products of the paper's engrams in the metric of the inputs, which
             is K-FAC's. ``tr(E_c S_c W^T) = inner[c, c]``.
         cosines: of the engrams as vectors of weights, ``[K, K]``; 0 for an engram of zeros.
+        norms: ``||E_c|| / ||W||``, ``[K]``, with the bias where it is absorbed.
         outside: ``tr(W S_c Q W^T)`` with ``Q = I - S S^+``, ``[K]``: what the cut leaves in no engram.
     """
 
     of: Tensor
     inner: Tensor
     cosines: Tensor
+    norms: Tensor
     outside: Tensor
 
     @property
@@ -301,32 +304,45 @@ class Energy:
         return scale[:, None] * self.inner * scale
 
 
+def engram_of(weight: Tensor, site: SiteMoments, white: Whitening | None) -> Tensor:
+    """The paper's ``E_c = W S_c S^+`` of one matrix ``W [O, D]``, augmented as the moments are."""
+    return _solved(times(wide(weight), site.target, site.augmented), site, white)[1]
+
+
 def energy(weight: Tensor, sites: Mapping[str, SiteMoments], white: Whitening | None) -> Energy:
     """Of one matrix ``W [O, D]`` (augmented as the moments are) and the concepts at its site."""
     weight = wide(weight)
     of, outside, coordinates, engrams = [], [], [], []
     for site in sites.values():
         product = times(weight, site.target, site.augmented)
+        held, engram = _solved(product, site, white)
+        coordinates.append(held)
+        engrams.append(engram)
         of.append((product * weight).sum())
-        if white is None:
-            total = site.reference.moment.sum.to(weight.device)
-            scale = torch.where(total > 0, total.clamp(min=1).rsqrt(), 0.0)
-            coordinates.append(product * scale)
-            engrams.append(product * scale.square())
-            outside.append(weight.new_zeros(()))
-        else:
-            coordinates.append(white.project(product))
-            engrams.append(white.back(coordinates[-1]))
-            # W S_c S^+ S W^T falls short of W S_c W^T by what lies in Q.
-            seen = times(engrams[-1], site.reference.moment.to(weight.device), site.augmented)
-            outside.append(of[-1] - (seen * weight).sum())
+        # W S_c S^+ S W^T falls short of W S_c W^T by what lies in Q.
+        seen = times(engram, site.reference.moment.to(weight.device), site.augmented)
+        outside.append((of[-1] - (seen * weight).sum()).clamp(min=0))
     flat = torch.stack([x.flatten() for x in engrams])
     norms = flat.norm(dim=1)
     unit = flat * torch.where(norms > 0, 1 / norms, 0.0)[:, None]
     held = torch.stack([x.flatten() for x in coordinates])
     return Energy(
-        torch.stack(of).cpu(), (held @ held.T).cpu(), (unit @ unit.T).cpu(), torch.stack(outside).clamp(min=0).cpu()
+        of=torch.stack(of).cpu(),
+        inner=(held @ held.T).cpu(),
+        cosines=(unit @ unit.T).cpu(),
+        norms=(norms / weight.norm()).cpu(),
+        outside=torch.stack(outside).cpu(),
     )
+
+
+def _solved(product: Tensor, site: SiteMoments, white: Whitening | None) -> tuple[Tensor, Tensor]:
+    """Of ``W S_c``: ``W S_c B``, the engram in coordinates where the metric of the inputs is the identity, and it."""
+    if white is None:
+        total = site.reference.moment.sum.to(product.device)
+        scale = torch.where(total > 0, total.clamp(min=1).rsqrt(), 0.0)
+        return product * scale, product * scale.square()
+    held = white.project(product)
+    return held, white.back(held)
 
 
 def complement_energy(weight: Tensor, site: SiteMoments, white: Whitening | None) -> tuple[float, float]:
