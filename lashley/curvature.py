@@ -25,9 +25,10 @@ from lashley.errors import DataError, RecordingError
 from lashley.estimators import Projection
 from lashley.geometry import Agreement, agreement, effective_rank, normal_residual, output_step, spared
 from lashley.hooks import Identities, at_rest, tapped
-from lashley.layers import Layer
+from lashley.layers import Layer, unwrap
 from lashley.layers.attention import AttentionLayer
 from lashley.observer import Forward, Rows
+from lashley.parameters import parameters_of
 from lashley.recording import Recording, Site
 from lashley.select import Patterns, match_names
 from lashley.spectrum import Cut
@@ -45,6 +46,7 @@ class Step:
     """The engram of one concept in one matrix beside the steps it is said to be. Each agreement is "that with E".
 
     Attributes:
+        concept: whose engram.
         layer, number: the layer, and which of its matrices.
         engram: E, float64 ``[O, D]``, with the bias as the last column where it has one.
         computed: the autograd gradient of ``1/2 ||W X_c||^2`` times ``S^+``.
@@ -57,6 +59,7 @@ class Step:
         output_rank: effective rank of G over O, 1 for the isotropic one that the corollary assumes; None without one.
     """
 
+    concept: str
     layer: str
     number: int
     engram: Tensor
@@ -74,7 +77,7 @@ def natural_gradient(
     model: nn.Module,
     recording: Recording,
     data: Data,
-    concept: str,
+    concepts: str | Sequence[str],
     concept_of: Callable[[Any], Any] | None = None,
     *,
     layers: Patterns = None,
@@ -85,7 +88,7 @@ def natural_gradient(
     dampings: Sequence[float] = DAMPINGS,
     seed: int = 0,
 ) -> list[Step]:
-    """Compare the engram of a concept with natural-gradient steps, layer by layer.
+    """Compare the engrams of concepts, each by itself, with natural-gradient steps, layer by layer.
 
     For agreement to rounding the network should be in float64, and recorded with ``dtype=torch.float64``.
 
@@ -102,24 +105,25 @@ def natural_gradient(
         DataError, SelectionError, ModelError, MomentError: as `lashley.anatomy.places` and `lashley.record` do.
         RecordingError: an output that is not logits; a layer that was not called.
     """
-    check_data(data, concept_of)
+    names = [concepts] if isinstance(concepts, str) else list(concepts)
     cut = Cut() if cut is None else cut
-    named = match_names(layers, recording.layers, "layers")
-    shown = [name for name in named if _shows_output(recording.layers[name])]
-    if not shown:
-        raise RecordingError(f"Expected a layer that shows its output, got only {named}: attention keeps theirs inside.")
-    engram = recording.engram(model, concept, bias=bias, layers=shown, estimator=Projection(cut=cut))
-    stream = Stream(data, concept_of, None if concept_of is None else recording.concepts)
-    watch = _Watch(model, recording, shown, rows, forward)
-    gradients = watch.gradients(stream, concept)
+    watch = _Watch(model, recording, layers, rows, forward)
+    stream = _stream(recording, data, concept_of)
+    settings: Any = {"layers": watch.names, "bias": bias, "cut": cut}
     factors = watch.output_factors(stream, seed) if dampings else {}
-    steps = []
-    for place in places(recording, model, [concept], layers=shown, bias=bias, cut=cut):
-        for name in place.layers:
-            gradient, factor = gradients[name][place.number], factors.get(name)
-            of_outputs = None if factor is None else factor[place.number]
-            steps.append(_step(place, name, concept, engram[name], gradient, of_outputs, dampings))
-    return sorted(steps, key=lambda step: (named.index(step.layer), step.number))
+    steps: list[Step] = []
+    for concept in names:
+        engram = recording.engram(
+            model, concept, bias=bias, layers=watch.names, estimator=Projection(cut=cut), check=False
+        )
+        gradients = watch.gradients(stream, concept)
+        of_concept = [
+            _step(place, name, concept, engram[name], gradients[name], factors.get(name), dampings)
+            for place in places(recording, model, [concept], **settings)
+            for name in place.layers
+        ]
+        steps += sorted(of_concept, key=lambda step: (watch.names.index(step.layer), step.number))
+    return steps
 
 
 def forgetting_gradients(
@@ -140,10 +144,8 @@ def forgetting_gradients(
     Returns:
         ``{layer: [M, O, D + 1]}`` in float64, the last column of the bias; ``[M, O, D]`` where the layer has none.
     """
-    check_data(data, concept_of)
-    named = [n for n in match_names(layers, recording.layers, "layers") if _shows_output(recording.layers[n])]
-    stream = Stream(data, concept_of, None if concept_of is None else recording.concepts)
-    return _Watch(model, recording, named, rows, forward).gradients(stream, concept)
+    stream = _stream(recording, data, concept_of)
+    return _Watch(model, recording, layers, rows, forward).gradients(stream, concept)
 
 
 def output_factors(
@@ -159,16 +161,14 @@ def output_factors(
 ) -> dict[str, Tensor]:
     """K-FAC's G of each layer: the moment of the loss's gradients at its outputs, a row for each row recorded.
 
-    The loss is the log-likelihood of labels that are drawn from the network's own answers, one a position, as the Fisher
-    matrix wants it. Arguments as for `natural_gradient`.
+    The loss is the log-likelihood of labels drawn from the network's own answers, one a position, as the Fisher matrix
+    wants it. Arguments as for `natural_gradient`.
 
     Returns:
         ``{layer: [M, O, O]}`` in float64, means over rows.
     """
-    check_data(data, concept_of)
-    named = [n for n in match_names(layers, recording.layers, "layers") if _shows_output(recording.layers[n])]
-    stream = Stream(data, concept_of, None if concept_of is None else recording.concepts)
-    return _Watch(model, recording, named, rows, forward).output_factors(stream, seed)
+    stream = _stream(recording, data, concept_of)
+    return _Watch(model, recording, layers, rows, forward).output_factors(stream, seed)
 
 
 def _step(
@@ -176,16 +176,17 @@ def _step(
     name: str,
     concept: str,
     delta: Delta,
-    gradient: Tensor,
-    factor: Tensor | None,
+    gradients: Tensor,
+    factors: Tensor | None,
     dampings: Sequence[float],
 ) -> Step:
     site, white, number = place.sites[concept], place.white, place.number
+    factor = None if factors is None else factors[number]
     engram = delta.layer.matrix(delta.weight)[number].double()
     if place.augmented:
         assert delta.bias is not None
         engram = torch.cat([engram, delta.layer.biases(delta.bias)[number, :, None].double()], dim=1)
-    gradient = gradient if place.augmented else gradient[:, : place.dim]
+    gradient = gradients[number] if place.augmented else gradients[number, :, : place.dim]
     if white is None:
         total = site.reference.moment.sum
         natural = gradient * torch.where(total > 0, 1 / total.clamp(min=1), 0.0)
@@ -194,6 +195,7 @@ def _step(
     weight = place.weight(name)
     share = place.share(concept)
     return Step(
+        concept=concept,
         layer=name,
         number=number,
         engram=engram,
@@ -208,18 +210,35 @@ def _step(
     )
 
 
+def _stream(recording: Recording, data: Data, concept_of: Callable[[Any], Any] | None) -> Stream:
+    check_data(data, concept_of)
+    return Stream(data, concept_of, None if concept_of is None else recording.concepts)
+
+
 def _shows_output(layer: Layer) -> bool:
     """Not the projections inside attention, whose responses stay there."""
     return not isinstance(layer, AttentionLayer) or layer.part == "out_proj"
 
 
 class _Watch:
-    """Passes of the network over its data in which the rows of some layers are looked at, those that were recorded."""
+    """Passes of the network over its data in which the rows of some layers are looked at, those that were recorded.
+
+    Attributes:
+        names: of the layers that show their outputs.
+    """
 
     def __init__(
-        self, model: nn.Module, recording: Recording, names: Sequence[str], rows: Rows | None, forward: Forward | None
+        self, model: nn.Module, recording: Recording, layers: Patterns, rows: Rows | None, forward: Forward | None
     ) -> None:
-        self._layers = {name: recording.layers[name] for name in names}
+        asked = match_names(layers, recording.layers, "layers")
+        self.names = [name for name in asked if _shows_output(recording.layers[name])]
+        if not self.names:
+            raise RecordingError(
+                f"Expected a layer that shows its output, got {asked[0]!r}, whose output stays inside the attention "
+                "module. Ask for out_proj, or for other layers."
+            )
+        self._layers = {name: recording.layers[name] for name in self.names}
+        parameters_of(unwrap(model), self._layers)  # the model has them
         self._subject = Subject(model, self._layers)
         self._given, self._rows, self._forward = model, rows, forward
         self._encoder = Encoder(self._subject)
@@ -228,9 +247,9 @@ class _Watch:
     def gradients(self, stream: Stream, concept: str) -> dict[str, Tensor]:
         """Of ``1/2 ||z||^2`` over the concept's rows."""
         found: dict[str, Tensor] = {}
-        parts = stream.only(concept) if stream.mapping else stream
         if stream.mapping and concept not in stream.data:
             raise DataError(f"Expected batches of the concept {concept!r}, got only those of {list(stream.data)}.")
+        parts = stream.only(concept) if stream.mapping else stream
         with at_rest(self._given), _wanted(self._weights()):
             for batch, members in parts:
                 with ExitStack() as stack:

@@ -73,9 +73,7 @@ def output_step(engram: Tensor, factor: Tensor, damping: float) -> Tensor:
     return vectors / damped @ (vectors.T @ wide(engram))
 
 
-def spared(
-    weight: Tensor, site: SiteMoments, share: Share, white: Whitening | None, owned: float = 1 - 1e-6
-) -> Tensor:
+def spared(weight: Tensor, site: SiteMoments, share: Share, white: Whitening | None, owned: float = 1 - 1e-6) -> Tensor:
     """The solution of theorem 6.1's problem as it is written, ``[O, D]``: best on the concept, nothing to the rest.
 
     Args:
@@ -84,9 +82,9 @@ def spared(
     """
     if white is None:
         seen = site.reference.moment.sum.to(weight.device) > 0
-        whole = torch.zeros_like(seen)
-        whole[seen] = share.indices(owned)
-        return wide(weight) * whole
+        whole = share.indices(owned)
+        assert whole is not None
+        return wide(weight) * torch.zeros_like(seen).masked_scatter(seen, whole)
     basis = share.owned(owned)
     return white.back(white.project(times(wide(weight), site.target, site.augmented)) @ basis @ basis.T)
 
