@@ -32,6 +32,7 @@ from lashley.geometry import (
 from lashley.layers import Layer, unwrap
 from lashley.moments import Diagonal, pool, wide
 from lashley.parameters import Parameters, matrices_of, parameters_of
+from lashley.provenance import fingerprint
 from lashley.recording import Recording
 from lashley.select import Patterns
 from lashley.solving import some
@@ -213,6 +214,7 @@ def places(
     layers: Patterns = None,
     reference: Sequence[str] | None = None,
     bias: bool = True,
+    check: bool = True,
     cut: Cut | None = None,
 ) -> Iterator[Place]:
     """The places of a recording, one after another: of each, R of every concept fits in memory, not of all.
@@ -220,12 +222,12 @@ def places(
     Args:
         model: whose weights are looked at, for what is said of outputs; None: of inputs alone.
         concepts: default: all.
-        layers, reference, bias: as `Recording.engram` takes them.
+        layers, reference, bias, check: as `Recording.engram` takes them.
         cut: which eigenvalues of the reference count as zero; default `Cut()`, that of the default engram.
 
     Raises:
         DataError, SelectionError: a concept or a layer that was not recorded.
-        ModelError: a model without these layers.
+        ModelError: a model without these layers, or with weights that are not the recorded ones.
         MomentError: a recording that keeps products only, which has no moment of a concept.
 
     Warns:
@@ -233,6 +235,9 @@ def places(
     """
     cut = Cut() if cut is None else cut
     inner = None if model is None else unwrap(model)
+    if inner is not None and check:
+        found = parameters_of(inner, recording.layers)
+        recording.check_weights({name: fingerprint(parameters.weight) for name, parameters in found.items()})
     for readers, matrices in recording.site_moments(concepts, reference=reference, bias=bias, layers=layers):
         known = {name: recording.layers[name] for name in readers}
         parameters = {} if inner is None else parameters_of(inner, known)

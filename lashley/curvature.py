@@ -113,9 +113,7 @@ def natural_gradient(
     factors = watch.output_factors(stream, seed) if dampings else {}
     steps: list[Step] = []
     for concept in names:
-        engram = recording.engram(
-            model, concept, bias=bias, layers=watch.names, estimator=Projection(cut=cut), check=False
-        )
+        engram = recording.engram(model, concept, bias=bias, layers=watch.names, estimator=Projection(cut=cut))
         gradients = watch.gradients(stream, concept)
         of_concept = [
             _step(place, name, concept, engram[name], gradients[name], factors.get(name), dampings)
