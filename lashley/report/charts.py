@@ -146,6 +146,7 @@ def _bars(chart: Chart, axes: Axes) -> None:
 def _heat(chart: Chart) -> Figure:
     rows, columns = [series.name for series in chart.series], [str(x) for x in chart.series[0].x]
     scale = _scale(chart)
+    cell = Scale(1.0, min(scale.digits, 2 if scale.factor == 1 else 1), "")  # there is no room for more
     values = np.array([_floats(series.y) for series in chart.series]) * scale.factor
     low, high = (scale.factor * end for end in chart.y_range) if chart.y_range else _ends(values)
     look: dict[str, Any] = {"colours": "RdBu_r" if low < 0 < high else "Blues", "low": low, "high": high}
@@ -158,7 +159,7 @@ def _heat(chart: Chart) -> Figure:
     turned = longest > 0.62  # labels that would run into each other stand upright
     figure = figures.heat_map(
         values, rows, columns, row_label=down, column_label=", ".join(filter(None, (across, scale.unit))),
-        text=Scale(1.0, min(scale.digits, 2 if scale.factor == 1 else 1), "").brief, cell=(0.46 if turned else longest, 0.32), **look,
+        text=cell.brief, cell=(0.46 if turned else longest, 0.32), **look,
     )  # fmt: skip
     if turned:
         with matplotlib.rc_context(figures.STYLE):
