@@ -36,7 +36,7 @@ from lashley.subject import Encoder, Subject
 
 __all__ = ["DAMPINGS", "Step", "forgetting_gradients", "natural_gradient", "output_factors"]
 
-DAMPINGS = (1.0, 0.1, 0.01, 0.001)
+DAMPINGS = (1.0, 0.1, 0.01)
 
 Data = Mapping[str, Iterable[Any]] | Iterable[Any]
 

@@ -24,7 +24,20 @@ from lashley.errors import LashleyError, LashleyWarning
 
 __all__ = ["main"]
 
-VERBS = ("demo", "layers", "data", "record", "merge", "engram", "edit", "compare", "forget", "export", "report")
+VERBS = (
+    "demo",
+    "layers",
+    "data",
+    "record",
+    "merge",
+    "engram",
+    "geometry",
+    "edit",
+    "compare",
+    "forget",
+    "export",
+    "report",
+)
 
 EPILOG = """\
 a first tour:

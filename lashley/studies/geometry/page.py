@@ -194,7 +194,7 @@ def _shares(readings: Sequence[LayerReading], threshold: float) -> Table:
             ),
             Column("rank", "effective rank of P", note="exp of the entropy of r over its sum."),
             Column("own", "own", unit="share", note="sum r^2 / sum r: of what a concept owns, what no other owns."),
-            Column("non_idempotence", "||R² - R|| / ||R||", better="lower", note="0 for a projector."),
+            Column("non_idempotence", "||R² - R|| / ||R||", note="0 for a projector."),
             Column("raw", "||P² - P|| / ||P||", note="Of the operator as it stands; depends on units and cut."),
         ],
         [
@@ -291,8 +291,8 @@ def _steps(steps: Sequence[FisherReading]) -> Table:
     dampings = sorted({d for step in steps for d in step.cosines}, reverse=True)
     columns = [
         Column("layer", "layer"),
-        Column("error", "||∇ S⁺ - E|| / ||E||", better="lower", note="Autograd on the network against the engram."),
-        Column("residual", "eq. 2", better="lower", note="||E S - W S_c|| / ||W S_c||: what the cut leaves."),
+        Column("error", "||∇ S⁺ - E|| / ||E||", note="Autograd on the network against the engram."),
+        Column("residual", "eq. 2", note="||E S - W S_c|| / ||W S_c||: what the cut leaves."),
         Column("hard_rank", "owned whole", unit="count", note="Directions that theorem 6.1's constraint leaves."),
         Column("hard", "||E_hard|| / ||E||", note="The solution with E X_-^T = 0 kept."),
         Column("output_rank", "isotropy of G", unit="share", note="Effective rank of G over O; the corollary takes 1."),
@@ -495,17 +495,19 @@ def _angles(steps: Sequence[FisherReading]) -> Chart:
 def _scatter(scatter: Scatter) -> Chart:
     return Chart(
         "steps-entries",
-        f"Entry by entry: {scatter.concept} in {scatter.layer}",
+        f"Entry by entry: concept {scatter.concept} in {scatter.layer}",
         [
             Series(f"the network's G, damping {SHOWN:g}", scatter.engram, scatter.outputs),
             Series("G = I (autograd)", scatter.engram, scatter.computed),
+            Series("equal", [min(scatter.engram), max(scatter.engram)], [min(scatter.engram), max(scatter.engram)],
+                   target=True),
         ],
         kind="points",
         x_label="engram",
         y_label="natural-gradient step",
         note="Entries of both matrices in the same places, over the engram's largest; the step with the network's G is "
-        "brought to the engram's norm. On the diagonal they agree.",
-    )
+        "brought to the engram's norm. On the dashed line they agree.",
+    )  # fmt: skip
 
 
 def middle(values: Sequence[float]) -> float | None:
