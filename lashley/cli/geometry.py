@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     }
     data: LabelledBatches | None = None
     if args.data:
-        data = typed(load_data(args), model)
+        data = typed(load_data(args).only(recording.concepts), model)
         options["checked"] = args.checked
         if data.overlapping:
             options |= {"data": data, "concept_of": lambda batch: batch[1]}
