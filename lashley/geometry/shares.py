@@ -228,7 +228,7 @@ def raw_non_idempotence(site: SiteMoments, white: Whitening | None) -> float:
     """``||P^2 - P||_F / ||P||_F`` of ``P = S_c S^+`` itself; 0 for no rows.
 
     With ``X`` the rows of a thin concept and ``Z = X S^+``, ``P = X^T Z`` and ``P^2 - P = X^T (Z X^T - I) Z``, whose
-    norms need products of ``n x n`` only.
+    norms are those of ``n x n`` matrices, between the triangular factors of X^T and Z^T.
     """
     target = site.target
     if white is None:
@@ -238,12 +238,10 @@ def raw_non_idempotence(site: SiteMoments, white: Whitening | None) -> float:
     elif target.thin and target.count < site.dim:
         rows = target.design(site.augmented)
         divided = site.reference.divide(white, rows)
-        inner, outer = rows @ rows.T, divided @ divided.T
+        left, right = (torch.linalg.qr(part.T, mode="r").R for part in (rows, divided))
         middle = divided @ rows.T
-        middle = (middle + middle.T) / 2
-        size = (inner * outer).sum().clamp(min=0).sqrt()
         middle.diagonal().sub_(1)
-        rest = (middle @ inner * (outer @ middle).T).sum().clamp(min=0).sqrt()
+        size, rest = (left @ right.T).norm(), (left @ middle @ right.T).norm()
     else:
         operator = site.reference.divide(white, target.matrix(site.augmented))
         size, rest = operator.norm(), (operator @ operator - operator).norm()
@@ -277,7 +275,8 @@ class Energy:
             is K-FAC's. ``tr(E_c S_c W^T) = inner[c, c]``.
         cosines: of the engrams as vectors of weights, ``[K, K]``; 0 for an engram of zeros.
         norms: ``||E_c|| / ||W||``, ``[K]``, with the bias where it is absorbed.
-        outside: ``tr(W S_c Q W^T)`` with ``Q = I - S S^+``, ``[K]``: what the cut leaves in no engram.
+        outside: ``tr(W S_c Q W^T)`` with ``Q = I - S S^+``, ``[K]``: what the cut leaves in no engram. Small, and of
+            either sign.
     """
 
     of: Tensor
@@ -321,7 +320,7 @@ def energy(weight: Tensor, sites: Mapping[str, SiteMoments], white: Whitening | 
         of.append((product * weight).sum())
         # W S_c S^+ S W^T falls short of W S_c W^T by what lies in Q.
         seen = times(engram, site.reference.moment.to(weight.device), site.augmented)
-        outside.append((of[-1] - (seen * weight).sum()).clamp(min=0))
+        outside.append(of[-1] - (seen * weight).sum())
     flat = torch.stack([x.flatten() for x in engrams])
     norms = flat.norm(dim=1)
     unit = flat * torch.where(norms > 0, 1 / norms, 0.0)[:, None]
