@@ -114,7 +114,7 @@ def natural_gradient(
     steps: list[Step] = []
     for concept in names:
         engram = recording.engram(model, concept, bias=bias, layers=watch.names, estimator=Projection(cut=cut))
-        gradients = watch.gradients(stream, concept)
+        gradients = watch.gradients(stream, concept, bias)
         of_concept = [
             _step(place, name, concept, engram[name], gradients[name], factors.get(name), dampings)
             for place in places(recording, model, [concept], **settings)
@@ -132,18 +132,19 @@ def forgetting_gradients(
     concept_of: Callable[[Any], Any] | None = None,
     *,
     layers: Patterns = None,
+    bias: bool = True,
     rows: Rows | None = None,
     forward: Forward | None = None,
 ) -> dict[str, Tensor]:
     """By autograd, the gradient of ``1/2 ||z||^2`` over a concept's rows of each layer: ``W~ S~_c``, if all is well.
 
-    Arguments as for `natural_gradient`.
+    Arguments as for `natural_gradient`; without the bias, z is the output without it.
 
     Returns:
-        ``{layer: [M, O, D + 1]}`` in float64, the last column of the bias; ``[M, O, D]`` where the layer has none.
+        ``{layer: [M, O, D + 1]}`` in float64, the last column of the bias; ``[M, O, D]`` where it is not absorbed.
     """
     stream = _stream(recording, data, concept_of)
-    return _Watch(model, recording, layers, rows, forward).gradients(stream, concept)
+    return _Watch(model, recording, layers, rows, forward).gradients(stream, concept, bias)
 
 
 def output_factors(
@@ -184,7 +185,7 @@ def _step(
     if place.augmented:
         assert delta.bias is not None
         engram = torch.cat([engram, delta.layer.biases(delta.bias)[number, :, None].double()], dim=1)
-    gradient = gradients[number] if place.augmented else gradients[number, :, : place.dim]
+    gradient = gradients[number]
     if white is None:
         total = site.reference.moment.sum
         natural = gradient * torch.where(total > 0, 1 / total.clamp(min=1), 0.0)
@@ -242,7 +243,7 @@ class _Watch:
         self._encoder = Encoder(self._subject)
         self._site: dict[str, Site] = {name: site for site in recording.sites for name in site.layers}
 
-    def gradients(self, stream: Stream, concept: str) -> dict[str, Tensor]:
+    def gradients(self, stream: Stream, concept: str, bias: bool) -> dict[str, Tensor]:
         """Of ``1/2 ||z||^2`` over the concept's rows."""
         found: dict[str, Tensor] = {}
         if stream.mapping and concept not in stream.data:
@@ -253,7 +254,7 @@ class _Watch:
                 with ExitStack() as stack:
                     counted = stack.enter_context(self._counting(batch, members, concept))
                     for name, module in self._subject.modules.items():
-                        stack.callback(_gradient_hook(name, module, self._layers[name], counted, found))
+                        stack.callback(_gradient_hook(name, module, self._layers[name], bias, counted, found))
                     self._run(batch)
         if missing := [name for name in self._layers if name not in found]:
             raise RecordingError(f"Expected rows of {concept!r} in layer {missing[0]!r}, got none. Is it that data?")
@@ -331,7 +332,12 @@ def _mask(chosen: Pick, lead: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _gradient_hook(
-    name: str, module: nn.Module, layer: Layer, counted: Mapping[str, Tensor], found: dict[str, Tensor]
+    name: str,
+    module: nn.Module,
+    layer: Layer,
+    absorbed: bool,
+    counted: Mapping[str, Tensor],
+    found: dict[str, Tensor],
 ) -> Callable[[], None]:
     """Before each call of the module: its own forward once more, with gradients, on what it is called with."""
 
@@ -343,10 +349,12 @@ def _gradient_hook(
             return
         with torch.enable_grad():
             z = layer.responses(_output(layer, module.forward(*args, **kwargs)))[:, mask]
-            asked = [weight] if bias is None else [weight, bias]
+            if bias is not None and not absorbed:
+                z = z - layer.biases(bias).unsqueeze(1)
+            asked = [weight, bias] if bias is not None and absorbed else [weight]
             gradients = torch.autograd.grad(z.square().sum() / 2, asked)
         matrix = layer.matrix(gradients[0]).double()
-        if bias is not None:
+        if len(gradients) == 2:
             matrix = torch.cat([matrix, layer.biases(gradients[1]).double().unsqueeze(-1)], dim=-1)
         found[name] = found[name] + matrix if name in found else matrix
 
