@@ -6,11 +6,11 @@ training images read correctly (the largest tried where none does), and everythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, quantiles
 from typing import Any
 
-import torch
 from torch import nn
 
 import lashley
@@ -22,31 +22,44 @@ from lashley.recording import Recording
 from lashley.result import Column, Table, value_of
 from lashley.studies import digits
 
-__all__ = ["summary", "table"]
+__all__ = ["Subject", "summary", "table"]
 
 Say = Callable[[str], None]
-PAPER, HALF, READ = "paper", "sharpened, t = 0.5", "sharpened, t from the spectrum"
+PAPER, READ = "paper", "sharpened, t from the spectrum"
 
 
-def table(
-    model: nn.Module, recording: Recording, data: digits.Digits, config: Mapping[str, Any], seed: int, say: Say
-) -> Table:
-    """A row per edit, over all digits."""
-    rows = []
-    before = digits.per_digit(model, data)
-    for name, engrams in _edits(model, recording, data, config, seed).items():
-        found = [_taken_out(model, engram, data, digit, before, config) for digit, engram in enumerate(engrams)]
-        rows.append(
-            {
-                "edit": name,
-                "alpha": _interval([one["alpha"] for one in found]),
-                "missed": sum(one["missed"] for one in found),
-                "digit": _interval([one["digit"] for one in found]),
-                "fall": _interval([one["fall"] for one in found]),
-                "worst": max(one["worst"] for one in found),
-            }
-        )
-        say(f"{name}: others fall by {100 * fmean(one['fall'] for one in found):.2f} points")
+@dataclass(frozen=True)
+class Subject:
+    """A trained network, its recording and its data."""
+
+    model: nn.Module
+    recording: Recording
+    data: digits.Digits
+    seed: int
+
+
+def table(subjects: Iterable[Subject], config: Mapping[str, Any], say: Say) -> Table:
+    """A row per edit, over all digits of all networks."""
+    found: dict[str, list[dict[str, float]]] = {}
+    seeds = []
+    for subject in subjects:
+        seeds.append(subject.seed)
+        before = digits.per_digit(subject.model, subject.data)
+        for name, engrams in _edits(subject, config).items():
+            for digit, engram in enumerate(engrams):
+                found.setdefault(name, []).append(_taken_out(subject, engram, digit, before, config))
+        say(f"seed {subject.seed}: " + ", ".join(f"{n} {100 * _mean(all_, 'fall'):.1f}" for n, all_ in found.items()))
+    rows = [
+        {
+            "edit": name,
+            "alpha": _mean(of_edit, "alpha"),
+            "missed": sum(one["missed"] for one in of_edit),
+            "digit": _interval(of_edit, "digit"),
+            "fall": _interval(of_edit, "fall"),
+            "worst": max(one["worst"] for one in of_edit),
+        }
+        for name, of_edit in found.items()
+    ]
     return Table(
         "edits",
         "Taken out of the network, at equal forgetting on the training images",
@@ -61,41 +74,40 @@ def table(
             Column("worst", "worst fall", better="lower", unit="points", note="Of any other digit, for any digit."),
         ],
         rows,
-        note=f"Ten digits, one at a time; strengths tried: {', '.join(f'{a:g}' for a in config['alphas'])}; enough is "
-        f"at most {config['forgotten']:.0%} of the digit's training images. Means, from the smallest to the largest.",
+        note=f"Ten digits, one at a time, in {len(seeds)} networks (seeds {', '.join(map(str, seeds))}); strengths "
+        f"tried: {', '.join(f'{a:g}' for a in config['alphas'])}; enough is at most {config['forgotten']:.0%} of the digit's "
+        "training images. Means over digits and networks, from the 10th to the 90th percentile.",
         row_notes={
-            HALF: f"sharpness {config['sharpness']:g}",
-            READ: f"in each layer and for each digit the threshold at which a direction owned as the median is leaks "
-            f"{config['leak']:.0%}",
+            READ: f"In each layer and for each digit the threshold at which a direction owned as the median is leaks "
+            f"{config['leak']:.0%}; sharpness {config['sharpness']:g}, as in the other sharpened rows.",
         },
     )
 
 
-def summary(found: Table, config: Mapping[str, Any]) -> str:
+def summary(found: Table) -> str:
     """What the table says, in a sentence."""
-    falls = {found.label(row): value_of(row["fall"]) for row in found.rows}
-    kfac = {name: fall for name, fall in falls.items() if name not in (PAPER, HALF, READ)}
-    best = min(kfac, key=lambda name: kfac[name] or 0.0)
-    said = (f"{100 * (fall or 0.0):.1f}" for fall in (falls[PAPER], falls[HALF], falls[READ], falls[best]))
-    paper, half, read, other = said
+    falls = {found.label(row): value_of(row["fall"]) or 0.0 for row in found.rows}
+    fixed = min((name for name in falls if name.startswith("sharpened") and name != READ), key=falls.__getitem__)
+    curved = min((name for name in falls if name.startswith("K-FAC")), key=falls.__getitem__)
+    said = {name: f"{100 * falls[name]:.1f}" for name in (PAPER, fixed, READ, curved)}
     return (
-        f"At equal forgetting on the training images the other digits fall by {paper} points with the paper's engram, "
-        f"{half} with the sharpened one at t = 0.5, {read} with t read off the spectrum, and {other} with the best of "
-        f"the steps that use the outputs' curvature ({best})."
+        f"At equal forgetting on the training images the other digits fall by {said[PAPER]} points with the paper's "
+        f"engram, {said[READ]} with the sharpened one whose threshold is read off each layer's spectrum, {said[fixed]} "
+        f"with the best of the fixed thresholds ({fixed}), and {said[curved]} with the best of the steps that use the "
+        f"outputs' curvature ({curved})."
     )
 
 
-def _edits(
-    model: nn.Module, recording: Recording, data: digits.Digits, config: Mapping[str, Any], seed: int
-) -> dict[str, list[Engram]]:
-    p, names = config["sharpness"], recording.concepts
-    found = {
-        PAPER: [recording.engram(model, name) for name in names],
-        HALF: [recording.engram(model, name, estimator=lashley.Projection(p, 0.5)) for name in names],
-        READ: [_read(model, recording, name, p, config["leak"]) for name in names],
-    }
-    batches = data.batches()
-    steps = natural_gradient(model, recording, batches, names, lambda batch: batch[1], seed=seed)
+def _edits(subject: Subject, config: Mapping[str, Any]) -> dict[str, list[Engram]]:
+    model, recording, p = subject.model, subject.recording, config["sharpness"]
+    names = recording.concepts
+    found = {PAPER: [recording.engram(model, name) for name in names]}
+    for t in config["thresholds"]:
+        estimator = lashley.Projection(p, t)
+        found[f"sharpened, t = {t:g}"] = [recording.engram(model, name, estimator=estimator) for name in names]
+    found[READ] = [_read(model, recording, name, p, config["leak"]) for name in names]
+    batches = subject.data.batches()
+    steps = natural_gradient(model, recording, batches, names, lambda batch: batch[1], seed=subject.seed)
     for damping in steps[0].outputs:
         found[f"K-FAC's step, damping {damping:g}"] = [
             _bent(engram, {step.layer: step for step in steps if step.concept == name}, damping)
@@ -127,14 +139,10 @@ def _bent(engram: Engram, steps: Mapping[str, Any], damping: float) -> Engram:
 
 
 def _taken_out(
-    model: nn.Module,
-    engram: Engram,
-    data: digits.Digits,
-    digit: int,
-    before: Sequence[float],
-    config: Mapping[str, Any],
+    subject: Subject, engram: Engram, digit: int, before: Sequence[float], config: Mapping[str, Any]
 ) -> dict[str, float]:
     """The digit at the smallest strength that is enough on training images; measured on test images."""
+    model, data = subject.model, subject.data
     images = data.train_images[data.train_labels == digit]
     alpha, enough = config["alphas"][-1], False
     for tried in config["alphas"]:
@@ -143,13 +151,17 @@ def _taken_out(
         if left <= config["forgotten"]:
             alpha, enough = tried, True
             break
-    with lashley.ablated(model, engram, alpha), torch.no_grad():
+    with lashley.ablated(model, engram, alpha):
         after = digits.per_digit(model, data)
     falls = [before[other] - after[other] for other in digits.DIGITS if other != digit]
     return {"alpha": alpha, "missed": not enough, "digit": after[digit], "fall": fmean(falls), "worst": max(falls)}
 
 
-def _interval(values: Sequence[float]) -> dict[str, float] | float:
-    if min(values) == max(values):
-        return values[0]
-    return {"value": fmean(values), "low": min(values), "high": max(values)}
+def _mean(found: Sequence[Mapping[str, float]], key: str) -> float:
+    return fmean(one[key] for one in found)
+
+
+def _interval(found: Sequence[Mapping[str, float]], key: str) -> dict[str, float]:
+    low, *_, high = quantiles([one[key] for one in found], n=10, method="inclusive")
+    value = _mean(found, key)
+    return {"value": value, "low": min(low, value), "high": max(high, value)}

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 import lashley
-from benchmarks.geometry.edits import summary, table
+from benchmarks.geometry.edits import Subject, summary, table
 from lashley.errors import DataError
 from lashley.provenance import digest
 from lashley.result import Result, made_by
 from lashley.studies import digits, geometry
 from lashley.studies.forget_tofu_mini import MODELS
-from lashley.studies.forget_tofu_mini.subject import Subject, rows_in
+from lashley.studies.forget_tofu_mini.subject import Subject as Reader
+from lashley.studies.forget_tofu_mini.subject import rows_in
 
 __all__ = ["run"]
 
@@ -40,11 +41,35 @@ def run(config: Mapping[str, Any], say: Say = lambda line: None) -> Result:
 
 
 def _digits(config: Mapping[str, Any], say: Say) -> Result:
+    first = _trained(config, config["seed"])
+    say("trained and recorded")
+    result = geometry.run(
+        first.recording,
+        first.model,
+        threshold=config["threshold"],
+        data=first.data.batches(),
+        concept_of=_labels,
+        checked=config["checked"],
+        dampings=config["dampings"],
+        seed=config["seed"],
+        title=config["title"],
+        provenance=made_by(
+            seeds=sorted({config["seed"], *config["edits"]["seeds"]}),
+            data={"scikit-learn, load_digits": _print(first.data)},
+        ),
+        settings=config,
+    )
+    say("geometry read")
+    edits = table((_trained(config, seed) for seed in config["edits"]["seeds"]), config["edits"], say)
+    return dataclasses.replace(result, tables=[*result.tables, edits], summary=f"{result.summary}\n\n{summary(edits)}")
+
+
+def _trained(config: Mapping[str, Any], seed: int) -> Subject:
+    """A network of ``lashley demo`` and its recording, in float64."""
     network = next(n for n in digits.NETWORKS if n.key == config["network"])
-    data = digits.load(config["seed"]).shaped(network.image)
-    model = digits.train(network, data, config["epochs"], config["seed"]).double()
+    data = digits.load(seed).shaped(network.image)
+    model = digits.train(network, data, config["epochs"], seed).double()
     data = dataclasses.replace(data, train_images=data.train_images.double(), test_images=data.test_images.double())
-    say(f"{network.name}: trained")
     recording = lashley.record(
         model,
         data.batches(),
@@ -53,26 +78,7 @@ def _digits(config: Mapping[str, Any], say: Say) -> Result:
         dtype=torch.float64,
         progress=False,
     )
-    result = geometry.run(
-        recording,
-        model,
-        threshold=config["threshold"],
-        data=data.batches(),
-        concept_of=_labels,
-        checked=config["checked"],
-        dampings=config["dampings"],
-        seed=config["seed"],
-        title=config["title"],
-        provenance=made_by(seeds=[config["seed"]], data={"scikit-learn, load_digits": _print(data)}),
-        settings=config,
-    )
-    say("geometry read")
-    if config["edits"] is None:
-        return result
-    edits = table(model, recording, data, config["edits"], config["seed"], say)
-    return dataclasses.replace(
-        result, tables=[*result.tables, edits], summary=f"{result.summary}\n\n{summary(edits, config['edits'])}"
-    )
+    return Subject(model, recording, data, seed)
 
 
 def _tofu(config: Mapping[str, Any], say: Say) -> Result:
@@ -86,8 +92,8 @@ def _tofu(config: Mapping[str, Any], say: Say) -> Result:
     path = Path(folder) / config["model"]
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
     texts = load_texts(config["texts"])
-    subject = Subject(model, AutoTokenizer.from_pretrained(path), texts, config["batch"])
-    data = {name: subject.batches(rows_in(ranges)) for name, ranges in config["concepts"].items()}
+    reader = Reader(model, AutoTokenizer.from_pretrained(path), texts, config["batch"])
+    data = {name: reader.batches(rows_in(ranges)) for name, ranges in config["concepts"].items()}
     recording = lashley.record(model, data, target_modules=config["layers"], dtype=torch.float64, progress=False)
     say(f"recorded {len(recording.layers)} layers")
     rows = [row for ranges in config["concepts"].values() for row in rows_in(ranges)]

@@ -22,7 +22,7 @@ from lashley.studies.geometry.readings import POSITIONS, ConceptReading, LayerRe
 __all__ = ["run"]
 
 _FEW_LAYERS = 6  # whose spectra are drawn as lines, one beside the other
-_FEW_MAPS = 3  # layers of which overlaps are shown
+_FEW_MAPS = 2  # layers of which overlaps are shown
 _CHECKED = 3  # concepts that are compared with natural-gradient steps by default
 
 
