@@ -75,8 +75,8 @@ def table(subjects: Iterable[Subject], config: Mapping[str, Any], say: Say) -> T
         ],
         rows,
         note=f"Ten digits, one at a time, in {len(seeds)} networks (seeds {', '.join(map(str, seeds))}); strengths "
-        f"tried: {', '.join(f'{a:g}' for a in config['alphas'])}; enough is at most {config['forgotten']:.0%} of the digit's "
-        "training images. Means over digits and networks, from the 10th to the 90th percentile.",
+        f"tried: {', '.join(f'{a:g}' for a in config['alphas'])}; enough is at most {config['forgotten']:.0%} of the "
+        "digit's training images. Means over digits and networks, from the 10th to the 90th percentile.",
         row_notes={
             READ: f"In each layer and for each digit the threshold at which a direction owned as the median is leaks "
             f"{config['leak']:.0%}; sharpness {config['sharpness']:g}, as in the other sharpened rows.",
@@ -86,15 +86,17 @@ def table(subjects: Iterable[Subject], config: Mapping[str, Any], say: Say) -> T
 
 def summary(found: Table) -> str:
     """What the table says, in a sentence."""
-    falls = {found.label(row): value_of(row["fall"]) or 0.0 for row in found.rows}
-    fixed = min((name for name in falls if name.startswith("sharpened") and name != READ), key=falls.__getitem__)
-    curved = min((name for name in falls if name.startswith("K-FAC")), key=falls.__getitem__)
-    said = {name: f"{100 * falls[name]:.1f}" for name in (PAPER, fixed, READ, curved)}
+    rows = {found.label(row): row for row in found.rows}
+    falls = {name: value_of(row["fall"]) or 0.0 for name, row in rows.items()}
+    fixed = min((name for name in rows if name.startswith("sharpened") and name != READ), key=falls.__getitem__)
+    curved = min((name for name in rows if name.startswith("K-FAC")), key=falls.__getitem__)
+    said = {name: f"{100 * falls[name]:.1f} ({rows[name]['missed']})" for name in (PAPER, fixed, READ, curved)}
     return (
-        f"At equal forgetting on the training images the other digits fall by {said[PAPER]} points with the paper's "
-        f"engram, {said[READ]} with the sharpened one whose threshold is read off each layer's spectrum, {said[fixed]} "
-        f"with the best of the fixed thresholds ({fixed}), and {said[curved]} with the best of the steps that use the "
-        f"outputs' curvature ({curved})."
+        "At equal forgetting on the training images, as far as the strengths tried reach it (in brackets: how often "
+        f"they do not), the other digits fall by {said[PAPER]} points with the paper's engram, {said[READ]} with the "
+        f"sharpened one whose threshold is read off each layer's spectrum, {said[fixed]} with the best of the fixed "
+        f"thresholds ({fixed}), and {said[curved]} with the best of the steps that use the outputs' curvature "
+        f"({curved})."
     )
 
 

@@ -102,21 +102,26 @@ def _summary(readings: Sequence[LayerReading], steps: Sequence[FisherReading], t
     least, most = readings[own.index(min(own))], readings[own.index(max(own))]
     none = [layer for layer in readings if not any(layer.all(lambda c: c.above))]
     empty = [layer for layer in readings if layer.kept == layer.dim]
+    sparing = [fmean(layer.all(lambda c: c.sparing)) for layer in readings]
+    cosines = [value for layer in readings if (value := _off(layer.cosines.abs())) is not None]
     said = [
         "Which directions of each layer's input does a concept own, how much do concepts share, and is the engram the "
         "natural-gradient step that the paper says it is?",
         f"Of what a concept owns, between {min(own):.0%} ({least.name}) and {max(own):.0%} ({most.name}) is its own; "
-        "1 would be a projector. "
+        "100% would be a projector. "
         + (
             f"In {len(none)} of {len(readings)} layers no concept owns a direction to more than {threshold:g}."
             if none
             else f"In every layer some concept owns a direction to more than {threshold:g}."
         )
+        + f" The sharpened filter (p = 2) takes 1% of a direction that is owned as the median is at thresholds from "
+        f"{min(sparing):.2g} to {max(sparing):.2g}, layer by layer. "
         + (
-            f" In {len(empty)} of {len(readings)} layers every direction is kept, and the complement Q is zero."
-            if empty
+            f"The mean |cosine| of two engrams runs from {min(cosines):.2g} to {max(cosines):.2g} over the layers. "
+            if cosines
             else ""
-        ),
+        )
+        + f"The complement Q is zero in {len(empty)} of {len(readings)} layers.",
     ]
     if steps:
         worst, hard = max(step.error for step in steps), max(step.hard for step in steps)
@@ -298,9 +303,9 @@ def _steps(steps: Sequence[FisherReading]) -> Table:
         Column("output_rank", "isotropy of G", unit="share", note="Effective rank of G over O; the corollary takes 1."),
     ]
     for d in dampings:
-        columns.append(Column(f"cosine_{d:g}", f"{d:g}", group="cosine of G⁻¹E with E, by damping"))
+        columns.append(Column(f"cosine_{d:g}", f"cosine, damping {d:g}", note="Of G⁻¹E with E."))
     for d in dampings:
-        columns.append(Column(f"ratio_{d:g}", f"{d:g}", group="||G⁻¹E|| / ||E||, by damping"))
+        columns.append(Column(f"ratio_{d:g}", f"norm, damping {d:g}", note="||G⁻¹E|| / ||E||."))
     return Table(
         "steps",
         "The engram beside natural-gradient steps",
