@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +143,7 @@ class Place:
             )
         return self._spectra[concept]
 
-    @property
+    @cached_property
     def sharing(self) -> Tensor:
         """``tr(R_a R_b) / tr(R_a)``, ``[K, K]``: which part of what concept a owns belongs to b.
 
@@ -150,7 +151,10 @@ class Place:
         every operator is a projector. A row of nan is a concept without rows.
         """
         shares = [self.share(name) for name in self.concepts]
-        found = torch.tensor([[a.inner(b) for b in shares] for a in shares], dtype=torch.float64)
+        found = torch.zeros(len(shares), len(shares), dtype=torch.float64)
+        for i, a in enumerate(shares):
+            for j, b in enumerate(shares[: i + 1]):
+                found[i, j] = found[j, i] = a.inner(b)
         traces = torch.tensor([a.trace for a in shares], dtype=torch.float64)
         return found / traces[:, None]
 
@@ -171,9 +175,7 @@ class Place:
     def complement(self, layer: str) -> Complement:
         """What the engrams of all concepts leave of a layer."""
         weight, outputs = complement_energy(self.weight(layer), self._first, self.white)
-        values = Share(self._pooled(), self.white).values
-        least, most = (values[-1].item(), values[0].item()) if len(values) else (0.0, 0.0)
-        return Complement(self.dim, self.kept, weight, outputs, least, most)
+        return Complement(self.dim, self.kept, weight, outputs, *self._ends)
 
     def weight(self, layer: str) -> Tensor:
         """``W`` or ``W~ [O, D]`` of a layer in float64."""
@@ -200,10 +202,12 @@ class Place:
             )
         return self.sites[concept]
 
-    def _pooled(self) -> SiteMoments:
-        """The rows of all concepts as one, each as often as it has concepts."""
-        first = self._first
-        return SiteMoments(pool(site.target for site in self.sites.values()), first.reference)
+    @cached_property
+    def _ends(self) -> tuple[float, float]:
+        """Extreme eigenvalues of the sum of all P: of the rows of all concepts, each as often as it has concepts."""
+        pooled = SiteMoments(pool(site.target for site in self.sites.values()), self._first.reference)
+        values = Share(pooled, self.white).values
+        return (values[-1].item(), values[0].item()) if len(values) else (0.0, 0.0)
 
 
 def places(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import lashley.geometry.shares
 from cases import square
 from helpers import assert_close, assert_near, gaussian, relative_error
 from lashley.errors import SolveError
@@ -394,6 +395,17 @@ def test_energies_are_those_of_the_responses(sizes: tuple[int, ...], cut: Cut) -
     assert_close(split.own + others + split.lost, torch.ones(3), atol=1e-9)
     assert (split.lost.max() > 1e-4) == (cut != PLAIN)
     assert_close(split.angles.diagonal(), torch.ones(3), atol=1e-12)
+
+
+def test_energies_add_over_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = concepts()
+    found = {name: site(rows, name) for name in rows}
+    white = found["a"].reference.whiten(Cut(rank=5))
+    whole = energy(gaussian(9, 7), found, white)
+    monkeypatch.setattr(lashley.geometry.shares, "_HELD", 2 * 4 * 7)  # two outputs at a time
+    parts = energy(gaussian(9, 7), found, white)
+    for name in ("of", "inner", "cosines", "norms", "outside"):
+        assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-10, atol=1e-12)
 
 
 def test_a_concept_without_outputs_has_no_energy() -> None:

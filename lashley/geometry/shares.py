@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 _ZERO = 2.0**-40  # a share below it is the rounding of one that is 0
+_HELD = 2**23  # elements of engrams that are held at a time: 64 MiB, and as much beside them
 
 
 class Share:
@@ -311,26 +312,32 @@ def engram_of(weight: Tensor, site: SiteMoments, white: Whitening | None) -> Ten
 def energy(weight: Tensor, sites: Mapping[str, SiteMoments], white: Whitening | None) -> Energy:
     """Of one matrix ``W [O, D]`` (augmented as the moments are) and the concepts at its site."""
     weight = wide(weight)
-    of, outside, coordinates, engrams = [], [], [], []
-    for site in sites.values():
-        product = times(weight, site.target, site.augmented)
-        held, engram = _solved(product, site, white)
-        coordinates.append(held)
-        engrams.append(engram)
-        of.append((product * weight).sum())
-        # W S_c S^+ S W^T falls short of W S_c W^T by what lies in Q.
-        seen = times(engram, site.reference.moment.to(weight.device), site.augmented)
-        outside.append(of[-1] - (seen * weight).sum())
-    flat = torch.stack([x.flatten() for x in engrams])
-    norms = flat.norm(dim=1)
-    unit = flat * torch.where(norms > 0, 1 / norms, 0.0)[:, None]
-    held = torch.stack([x.flatten() for x in coordinates])
+    count = len(sites)
+    of, outside = weight.new_zeros(count), weight.new_zeros(count)
+    inner, plain = weight.new_zeros(count, count), weight.new_zeros(count, count)
+    # Everything is a sum over outputs.
+    for part in weight.split(max(1, _HELD // max(1, count * weight.shape[1]))):
+        coordinates, engrams = [], []
+        for number, site in enumerate(sites.values()):
+            product = times(part, site.target, site.augmented)
+            held, engram = _solved(product, site, white)
+            coordinates.append(held.flatten())
+            engrams.append(engram.flatten())
+            whole = (product * part).sum()
+            of[number] += whole
+            # W S_c S^+ S W^T falls short of W S_c W^T by what lies in Q.
+            seen = times(engram, site.reference.moment.to(weight.device), site.augmented)
+            outside[number] += whole - (seen * part).sum()
+        for gram, vectors in ((inner, torch.stack(coordinates)), (plain, torch.stack(engrams))):
+            gram += vectors @ vectors.T
+    norms = plain.diagonal().sqrt()
+    scale = torch.where(norms > 0, 1 / norms, 0.0)
     return Energy(
-        of=torch.stack(of).cpu(),
-        inner=(held @ held.T).cpu(),
-        cosines=(unit @ unit.T).cpu(),
+        of=of.cpu(),
+        inner=inner.cpu(),
+        cosines=(scale[:, None] * plain * scale).cpu(),
         norms=(norms / weight.norm()).cpu(),
-        outside=torch.stack(outside).cpu(),
+        outside=outside.cpu(),
     )
 
 
