@@ -1080,6 +1080,7 @@ CHANGES = [
     ("geometry", "--weights", GEOMETRY, f"{GEOMETRY} --weights other.pt"),
     ("geometry", "--out", GEOMETRY, GEOMETRY.replace("--out out", "--out elsewhere")),
     ("geometry", "--concepts", GEOMETRY, GEOMETRY.replace("3 8", "3 7")),
+    ("geometry", "--beside", GEOMETRY, f"{GEOMETRY} --beside 8"),
     ("geometry", "--reference", GEOMETRY, f"{GEOMETRY} --reference 3 8"),
     ("geometry", "--layers", GEOMETRY, GEOMETRY.replace("head", "blocks.0.0")),
     ("geometry", "--no-bias", GEOMETRY, f"{GEOMETRY} --no-bias"),

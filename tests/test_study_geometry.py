@@ -12,6 +12,7 @@ import lashley
 from cases import CASES, CONCEPTS, double, mlp, vectors
 from lashley.anatomy import places
 from lashley.curvature import natural_gradient
+from lashley.errors import SelectionError
 from lashley.report import charts
 from lashley.report import results as report
 from lashley.result import Result, Table, value_of
@@ -105,6 +106,21 @@ def test_without_data_there_are_no_steps(subject):
         c.name.startswith(("steps", "sharing", "overlaps")) for c in found.charts
     )  # nor pairs of one concept
     assert "6.3" not in found.summary and found.settings["concepts"] == ["a"]
+
+
+def test_the_rest_is_in_the_maps_and_in_no_mean(subject):
+    model, _, recording = subject
+    result = geometry.run(recording, model, beside=["b"])
+    [place, *_] = places(recording, model)
+    row = table(result, "shares").rows[0]
+    assert value_of(row["own"]) == pytest.approx((place.spectrum("a").own + place.spectrum("c").own) / 2)
+    assert table(result, "engrams").rows[0]["cosine"] == pytest.approx(place.energy("0").cosines[0, 2].abs().item())
+    [sharing] = [c for c in result.charts if c.name == "sharing-0"]
+    assert [s.name for s in sharing.series] == list(CONCEPTS)
+    with pytest.raises(SelectionError, match="beside= to name some of the concepts, got 'd'"):
+        geometry.run(recording, model, beside=["d"])
+    with pytest.raises(SelectionError, match="a concept that is not in beside="):
+        geometry.run(recording, model, beside=CONCEPTS)
 
 
 def test_matrices_of_a_layer_are_one_row():

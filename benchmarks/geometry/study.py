@@ -101,6 +101,7 @@ def _tofu(config: Mapping[str, Any], say: Say) -> Result:
         recording,
         model,
         threshold=config["threshold"],
+        beside=config["beside"],
         data=data,
         checked=config["checked"],
         checked_layers=config["checked_layers"],

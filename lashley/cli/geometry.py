@@ -38,6 +38,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add_weights(parser)
     parser.add_argument("--out", required=True, metavar="RESULT.json", help="the result to write")
     parser.add_argument("--concepts", nargs="+", metavar="NAME", help="only these concepts (default: all)")
+    parser.add_argument(
+        "--beside", nargs="+", default=[], metavar="NAME", help="concepts that are the rest: no means are over them"
+    )
     parser.add_argument("--reference", nargs="+", metavar="NAME", help="concepts whose rows make S (default: all rows)")
     parser.add_argument(
         "--layers",
@@ -75,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         "bias": not args.no_bias,
         "cut": cut_of(args),
         "threshold": args.threshold,
+        "beside": args.beside,
         "settings": {"recording": args.recording, "model": args.model},
     }
     data: LabelledBatches | None = None

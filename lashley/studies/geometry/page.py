@@ -36,6 +36,7 @@ def run(
     bias: bool = True,
     cut: Cut | None = None,
     threshold: float = 0.5,
+    beside: Sequence[str] = (),
     data: Data | None = None,
     concept_of: Callable[[Any], Any] | None = None,
     checked: Sequence[str] | None = None,
@@ -53,6 +54,7 @@ def run(
     Args:
         recording, model, concepts, layers, reference, bias, cut: as `lashley.anatomy.places` takes them.
         threshold: from which a direction counts as owned.
+        beside: concepts that are the rest of the data: they are in the maps, and means are not over them.
         data, concept_of, forward: what was recorded; without data the steps are left out.
         checked: concepts whose engrams are compared with steps; default: the first three.
         checked_layers: in which layers; default those of ``layers``.
@@ -65,12 +67,12 @@ def run(
     """
     cut = Cut() if cut is None else cut
     chosen = dict(layers=layers, reference=reference, bias=bias, cut=cut)
-    readings = read(recording, model, concepts, threshold=threshold, **chosen)  # type: ignore[arg-type]
+    readings = read(recording, model, concepts, threshold=threshold, beside=beside, **chosen)  # type: ignore[arg-type]
     names = list(readings[0].concepts)
     steps: list[FisherReading] = []
     scatter = None
     if data is not None:
-        checked = names[:_CHECKED] if checked is None else checked
+        checked = readings[0].averaged[:_CHECKED] if checked is None else checked
         steps, scatter = fisher.read(
             model, recording, data, checked, concept_of,
             layers=layers if checked_layers is None else checked_layers,
@@ -89,6 +91,7 @@ def run(
             "bias": bias,
             "cut": str(cut),
             "threshold": threshold,
+            "beside": list(beside),
             "checked": list(checked or ()) if data is not None else [],
             "dampings": list(dampings) if data is not None else [],
             **(settings or {}),
@@ -103,7 +106,7 @@ def _summary(readings: Sequence[LayerReading], steps: Sequence[FisherReading], t
     none = [layer for layer in readings if not any(layer.all(lambda c: c.above))]
     empty = [layer for layer in readings if layer.kept == layer.dim]
     sparing = [fmean(layer.all(lambda c: c.sparing)) for layer in readings]
-    cosines = [value for layer in readings if (value := _off(layer.cosines.abs())) is not None]
+    cosines = [value for layer in readings if (value := middle(layer.pairs(layer.cosines.abs()))) is not None]
     said = [
         "Which directions of each layer's input does a concept own, how much do concepts share, and is the engram the "
         "natural-gradient step that the paper says it is?",
@@ -252,9 +255,9 @@ def _engrams(readings: Sequence[LayerReading]) -> Table:
                 "outputs": _span(layer, lambda c: c.outputs),
                 "others": _span(layer, _others),
                 "lost": _span(layer, lambda c: c.lost),
-                "cosine": _off(layer.cosines.abs()),
-                "angle": _off(layer.angles.abs()),
-                "spaces": _off(layer.spaces),
+                "cosine": middle(layer.pairs(layer.cosines.abs())),
+                "angle": middle(layer.pairs(layer.angles.abs())),
+                "spaces": middle(layer.pairs(layer.spaces)),
             }
             for layer in readings
         ],
@@ -331,7 +334,7 @@ def _steps(steps: Sequence[FisherReading]) -> Table:
 def _spectra(readings: Sequence[LayerReading]) -> Chart:
     series = []
     for layer in _spread(readings, _FEW_LAYERS):
-        points = list(zip(*(reading.curve for reading in layer.concepts.values()), strict=True))
+        points = list(zip(*(layer.concepts[name].curve for name in layer.averaged), strict=True))
         series.append(
             Series(
                 layer.name,
@@ -365,7 +368,7 @@ def _quantiles(readings: Sequence[LayerReading]) -> Chart:
             Series(
                 layer.name,
                 list(shown),
-                [fmean([reading.curve[at] for reading in layer.concepts.values()]) for at in shown.values()],
+                [fmean(layer.concepts[name].curve[at] for name in layer.averaged) for at in shown.values()],
             )
             for layer in readings
         ],
@@ -405,9 +408,11 @@ def _overlaps(readings: Sequence[LayerReading]) -> Chart:
         "overlaps",
         "How much two concepts have in common, by layer",
         [
-            Series("engrams, as weights", x, [_off(layer.cosines.abs()) for layer in readings]),
-            Series("engrams, in the inputs' metric", x, [_off(layer.angles.abs()) for layer in readings]),
-            Series("owned spaces", x, [_off(layer.spaces) for layer in readings]),
+            Series("engrams, as weights", x, [middle(layer.pairs(layer.cosines.abs())) for layer in readings]),
+            Series(
+                "engrams, in the inputs' metric", x, [middle(layer.pairs(layer.angles.abs())) for layer in readings]
+            ),
+            Series("owned spaces", x, [middle(layer.pairs(layer.spaces)) for layer in readings]),
         ],
         kind="lines",
         y_label="mean over pairs",
@@ -535,13 +540,6 @@ def _others(reading: ConceptReading) -> float | None:
     if reading.outputs is None or reading.lost is None:
         return None
     return 1 - reading.outputs - reading.lost
-
-
-def _off(matrix: Tensor) -> float | None:
-    """The mean off the diagonal, of what there is."""
-    count = len(matrix)
-    values = [matrix[i, j].item() for i in range(count) for j in range(count) if i != j]
-    return middle([value for value in values if math.isfinite(value)])
 
 
 def _numbers(values: Iterable[Tensor]) -> list[float | None]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lashley.anatomy import Complement, Place, places
+from lashley.errors import SelectionError, nearest
 from lashley.geometry import Ownership, effective_rank
 from lashley.progress import track
 from lashley.recording import Recording
@@ -69,6 +70,7 @@ class LayerReading:
         matrices, dim, kept, rows: M, D, k (the smallest of the matrices) and the rows of the reference.
         diagonal: whether each index is a direction of its own.
         concepts: ``{name: ConceptReading}``.
+        averaged: the names of those that means are over.
         sharing: ``tr(R_a R_b) / tr(R_a)``, ``[K, K]``.
         spaces: the part of the smaller of two owned spaces that lies in the larger, ``[K, K]``; nan where one is empty.
         cosines, angles: of engrams as weights, and in the metric of the inputs, ``[K, K]``.
@@ -82,6 +84,7 @@ class LayerReading:
     rows: int
     diagonal: bool
     concepts: dict[str, ConceptReading]
+    averaged: tuple[str, ...]
     sharing: Tensor
     spaces: Tensor
     cosines: Tensor
@@ -89,9 +92,16 @@ class LayerReading:
     complement: Complement
 
     def all(self, of: Callable[[ConceptReading], float | None]) -> list[float]:
-        """A number of every concept that has it."""
-        found = (of(reading) for reading in self.concepts.values())
+        """A number of every concept that means are over and that has it."""
+        found = (of(self.concepts[name]) for name in self.averaged)
         return [value for value in found if value is not None and math.isfinite(value)]
+
+    def pairs(self, matrix: Tensor) -> list[float]:
+        """What one of the matrices says of two different concepts that means are over, where it says something."""
+        names = list(self.concepts)
+        places = [names.index(name) for name in self.averaged]
+        found = (matrix[i, j].item() for i in places for j in places if i != j)
+        return [value for value in found if math.isfinite(value)]
 
 
 def read(
@@ -104,12 +114,26 @@ def read(
     bias: bool = True,
     cut: Cut | None = None,
     threshold: float = 0.5,
+    beside: Sequence[str] = (),
 ) -> list[LayerReading]:
     """Of every layer, in the recording's order; arguments as for `lashley.anatomy.places`.
 
     Args:
         threshold: from which a direction counts as owned.
+        beside: concepts that means are not over.
+
+    Raises:
+        SelectionError: one of ``beside`` is none of the concepts; nothing is left beside them.
     """
+    names = recording.concepts if concepts is None else tuple(concepts)
+    for name in beside:
+        if name not in names:
+            raise SelectionError(f"Expected beside= to name some of the concepts, got {name!r}. {nearest(name, names)}")
+    averaged = tuple(name for name in names if name not in beside)
+    if not averaged:
+        raise SelectionError(
+            "Expected a concept that is not in beside=, got none: there is nothing to take means over."
+        )
     parts: dict[str, list[_Part]] = {}
     found = places(recording, model, concepts, layers=layers, reference=reference, bias=bias, cut=cut)
     for place in track(found, None, "reading", "places", None):
@@ -117,7 +141,7 @@ def read(
         for layer in place.layers:
             parts.setdefault(layer, []).append(_Part.of(place, layer, threshold, spaces))
     order = match_names(layers, recording.layers, "layers")
-    return [_together(name, parts[name]) for name in order if name in parts]
+    return [_together(name, parts[name], averaged) for name in order if name in parts]
 
 
 @dataclass(frozen=True)
@@ -194,7 +218,7 @@ def _spaces(place: Place, threshold: float) -> Tensor:
     return found
 
 
-def _together(name: str, parts: Sequence[_Part]) -> LayerReading:
+def _together(name: str, parts: Sequence[_Part], averaged: tuple[str, ...]) -> LayerReading:
     """The matrices of a layer as one reading."""
     dim, _, rows, diagonal = parts[0].place
     kept = min(part.place[1] for part in parts)
@@ -207,6 +231,7 @@ def _together(name: str, parts: Sequence[_Part]) -> LayerReading:
         rows=rows,
         diagonal=diagonal,
         concepts={c: _mean([part.concepts[c] for part in parts]) for c in parts[0].concepts},
+        averaged=averaged,
         sharing=_mean_of(part.sharing for part in parts),
         spaces=_mean_of(part.spaces for part in parts),
         cosines=_mean_of(part.cosines for part in parts),
