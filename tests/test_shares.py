@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import lashley.geometry.shares
 from cases import square
 from helpers import assert_close, assert_near, gaussian, relative_error
 from lashley.errors import SolveError
@@ -21,9 +20,10 @@ from lashley.geometry import (
     cosines,
     energy,
     engram_of,
+    outputs,
     raw_non_idempotence,
 )
-from lashley.geometry.shares import times
+from lashley.geometry.outputs import times
 from lashley.moments import Diagonal, pool
 from lashley.spectrum import Cut, Factor
 from sites import concepts, ones, site, together
@@ -402,7 +402,7 @@ def test_energies_add_over_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {name: site(rows, name) for name in rows}
     white = found["a"].reference.whiten(Cut(rank=5))
     whole = energy(gaussian(9, 7), found, white)
-    monkeypatch.setattr(lashley.geometry.shares, "_HELD", 2 * 4 * 7)  # two outputs at a time
+    monkeypatch.setattr(outputs, "_HELD", 2 * 4 * 7)  # two outputs at a time
     parts = energy(gaussian(9, 7), found, white)
     for name in ("of", "inner", "cosines", "norms", "outside"):
         assert_close(getattr(parts, name), getattr(whole, name), rtol=1e-10, atol=1e-12)

@@ -2,22 +2,15 @@
 
 *vectors* how many directions a matrix uses, how long it is, and how much two engrams overlap.
 *shares*  what a concept owns of the directions of a layer's input: the spectrum of its operator.
+*outputs* who makes a layer's outputs: the concept's engram, those of others, or what no engram reaches.
 *fisher*  the engram as a natural-gradient step, and what a curvature of the outputs would change.
 """
 
 from __future__ import annotations
 
 from lashley.geometry.fisher import Agreement, agreement, normal_residual, output_step, spared
-from lashley.geometry.shares import (
-    Energy,
-    Ownership,
-    Share,
-    complement_energy,
-    cosines,
-    energy,
-    engram_of,
-    raw_non_idempotence,
-)
+from lashley.geometry.outputs import Energy, complement_energy, energy, engram_of
+from lashley.geometry.shares import Ownership, Share, cosines, raw_non_idempotence
 from lashley.geometry.vectors import effective_rank, frobenius, overlap
 
 __all__ = [

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from lashley.errors import SolveError
 from lashley.estimators import SiteMoments
-from lashley.geometry.shares import Share, times
+from lashley.geometry.outputs import times
+from lashley.geometry.shares import Share
 from lashley.moments import wide
 from lashley.spectrum import Whitening, eigh
 

@@ -2,7 +2,8 @@
 
 *readings* what each concept owns in each layer, as plain numbers (`lashley.anatomy`).
 *fisher*   the engram beside natural-gradient steps (`lashley.curvature`), where the data are at hand.
-*page*     both as tables and charts of a `lashley.result.Result`.
+*tables*, *charts* both, as parts of a `lashley.result.Result`.
+*page*     the result, with a summary.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from lashley.recording import Recording
 from lashley.select import Patterns, match_names
 from lashley.spectrum import Cut
 
-__all__ = ["POSITIONS", "ConceptReading", "LayerReading", "read"]
+__all__ = ["POSITIONS", "ConceptReading", "LayerReading", "middle", "others", "read"]
 
 # Where a sorted spectrum is looked at, from the most owned direction (0) to the least (1): closer at the upper end,
 # where spectra differ.
@@ -265,3 +266,15 @@ def _mean(readings: Sequence[ConceptReading]) -> ConceptReading:
             known = [value for value in found if value is not None]
             values[name] = sum(known) / len(known) if known else None
     return ConceptReading(**values)  # type: ignore[arg-type]
+
+
+def others(reading: ConceptReading) -> float | None:
+    """The part of a concept's outputs that the engrams of others make; None where it has none."""
+    if reading.outputs is None or reading.lost is None:
+        return None
+    return 1 - reading.outputs - reading.lost
+
+
+def middle(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return fmean(values) if values else None
