@@ -88,7 +88,7 @@ def natural_gradient(
     dampings: Sequence[float] = DAMPINGS,
     seed: int = 0,
 ) -> list[Step]:
-    """Compare the engrams of concepts, each by itself, with natural-gradient steps, layer by layer.
+    """Compare the engrams of concepts, each by itself and against all rows, with natural-gradient steps.
 
     For agreement to rounding the network should be in float64, and recorded with ``dtype=torch.float64``.
 

@@ -18,9 +18,7 @@ _FEW_LAYERS = 6  # whose spectra are drawn as lines, one beside the other
 _FEW_MAPS = 2  # layers of which overlaps are shown
 
 
-def charts(
-    readings: Sequence[LayerReading], steps: Sequence[FisherReading], scatter: Scatter | None, threshold: float
-) -> list[Chart]:
+def charts(readings: Sequence[LayerReading], steps: Sequence[FisherReading], scatter: Scatter | None) -> list[Chart]:
     """What the tables' numbers look like."""
     names = list(readings[0].concepts)
     found = [_spectra(readings), _quantiles(readings)]

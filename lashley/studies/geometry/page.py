@@ -43,7 +43,6 @@ def run(
     forward: Forward | None = None,
     dampings: Sequence[float] = DAMPINGS,
     seed: int = 0,
-    study: str = "geometry",
     title: str = "The geometry of engrams",
     provenance: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -54,19 +53,21 @@ def run(
         recording, model, concepts, layers, reference, bias, cut: as `lashley.anatomy.places` takes them.
         threshold: from which a direction counts as owned.
         beside: concepts that are the rest of the data: they are in the maps, and means are not over them.
-        data, concept_of, forward: what was recorded; without data the steps are left out.
+        data, concept_of, forward: what was recorded; without data the steps are left out. They are against all rows.
         checked: concepts whose engrams are compared with steps; default: the first three.
         checked_layers: in which layers; default those of ``layers``.
         dampings, seed: of the curvature of the outputs (`lashley.curvature.natural_gradient`).
-        study, title: of the result.
+        title: of the result.
         provenance, settings: what a caller knows beside; default `lashley.result.made_by()`.
 
     Raises:
         As `lashley.anatomy.places` and `lashley.curvature.natural_gradient` do.
     """
     cut = Cut() if cut is None else cut
-    chosen = dict(layers=layers, reference=reference, bias=bias, cut=cut)
-    readings = read(recording, model, concepts, threshold=threshold, beside=beside, **chosen)  # type: ignore[arg-type]
+    readings = read(
+        recording, model, concepts,
+        layers=layers, reference=reference, bias=bias, cut=cut, threshold=threshold, beside=beside,
+    )  # fmt: skip
     names = list(readings[0].concepts)
     steps: list[FisherReading] = []
     scatter = None
@@ -78,11 +79,11 @@ def run(
             bias=bias, cut=cut, forward=forward, dampings=dampings, seed=seed,
         )  # fmt: skip
     return Result(
-        study=study,
+        study="geometry",
         title=title,
         summary=_summary(readings, steps, threshold),
         tables=tables(readings, steps, threshold),
-        charts=charts(readings, steps, scatter, threshold),
+        charts=charts(readings, steps, scatter),
         provenance=made_by(seeds=[seed]) if provenance is None else provenance,
         settings={
             "concepts": names,
