@@ -119,6 +119,7 @@ def natural_gradient(
             _step(place, name, concept, engram[name], gradients[name], factors.get(name), dampings)
             for place in places(recording, model, [concept], **settings)
             for name in place.layers
+            if name in gradients  # patterns also match the ends of names
         ]
         steps += sorted(of_concept, key=lambda step: (watch.names.index(step.layer), step.number))
     return steps
@@ -181,10 +182,10 @@ def _step(
 ) -> Step:
     site, white, number = place.sites[concept], place.white, place.number
     factor = None if factors is None else factors[number]
-    engram = delta.layer.matrix(delta.weight)[number].double()
+    engram = delta.layer.matrix(delta.weight)[number].cpu().double()
     if place.augmented:
         assert delta.bias is not None
-        engram = torch.cat([engram, delta.layer.biases(delta.bias)[number, :, None].double()], dim=1)
+        engram = torch.cat([engram, delta.layer.biases(delta.bias)[number, :, None].cpu().double()], dim=1)
     gradient = gradients[number]
     if white is None:
         total = site.reference.moment.sum
@@ -353,9 +354,9 @@ def _gradient_hook(
                 z = z - layer.biases(bias).unsqueeze(1)
             asked = [weight, bias] if bias is not None and absorbed else [weight]
             gradients = torch.autograd.grad(z.square().sum() / 2, asked)
-        matrix = layer.matrix(gradients[0]).double()
+        matrix = layer.matrix(gradients[0]).cpu().double()
         if len(gradients) == 2:
-            matrix = torch.cat([matrix, layer.biases(gradients[1]).double().unsqueeze(-1)], dim=-1)
+            matrix = torch.cat([matrix, layer.biases(gradients[1]).cpu().double().unsqueeze(-1)], dim=-1)
         found[name] = found[name] + matrix if name in found else matrix
 
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
@@ -375,7 +376,7 @@ def _factor_hook(
         mask = counted[name]
 
         def arrived(gradient: Tensor) -> None:
-            chosen = layer.responses(gradient)[:, mask].double()
+            chosen = layer.responses(gradient)[:, mask].cpu().double()
             product = chosen.mT @ chosen
             sums[name] = sums[name] + product if name in sums else product
             rows[name] += chosen.shape[1]

@@ -94,6 +94,18 @@ def test_labels_in_one_loader_and_rows_of_ones_own() -> None:
     assert min(step.natural.error for step in everything) > 0.01  # without the mask these are other rows
 
 
+def test_a_name_that_others_end_in_is_that_layer_alone() -> None:
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Linear(6, 5), nn.Tanh())
+    model = nn.ModuleDict({"0": nn.Linear(5, 4), "first": inner}).double()
+    model.forward = lambda x: model["0"](inner(x))
+    data = double(vectors(6))
+    recording = lashley.record(model, data, dtype=torch.float64)
+    assert list(recording.layers) == ["0", "first.0"]
+    steps = natural_gradient(model, recording, data, "a", layers="0", dampings=())
+    assert [step.layer for step in steps] == ["0"] and steps[0].natural.error < 1e-9
+
+
 def test_the_gradient_is_that_of_the_loss() -> None:
     model, data, recording = build("mlp")
     found = forgetting_gradients(model, recording, data, "c", layers=["2"])["2"]
