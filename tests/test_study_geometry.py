@@ -108,6 +108,17 @@ def test_without_data_there_are_no_steps(subject):
     assert "6.3" not in found.summary and found.settings["concepts"] == ["a"]
 
 
+def test_many_layers_are_numbered():
+    model = double(mlp(*[6] * 15))
+    recording = lashley.record(model, double(vectors(6)), dtype=torch.float64)
+    result = geometry.run(recording, model)
+    by_layer = [c for c in result.charts if "number" in c.x_label]
+    assert [c.name for c in by_layer] == ["overlaps", "non-idempotence", "energy", "complement-parts"]
+    for chart in by_layer:
+        assert chart.kind == "lines" and all(series.x == tuple(range(1, 15)) for series in chart.series)
+        assert charts.draw(chart).axes
+
+
 def test_the_rest_is_in_the_maps_and_in_no_mean(subject):
     model, _, recording = subject
     result = geometry.run(recording, model, beside=["b"])

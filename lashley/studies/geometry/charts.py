@@ -16,6 +16,7 @@ __all__ = ["charts"]
 
 _FEW_LAYERS = 6  # whose spectra are drawn as lines, one beside the other
 _FEW_MAPS = 2  # layers of which overlaps are shown
+_NAMED = 12  # layers whose names have room under an axis
 
 
 def charts(readings: Sequence[LayerReading], steps: Sequence[FisherReading], scatter: Scatter | None) -> list[Chart]:
@@ -111,8 +112,15 @@ def _map(
     )
 
 
+def _axis(names: Sequence[str]) -> tuple[Sequence[float | str], str]:
+    """The layers under an axis, and what it says: their names where there is room, else their numbers."""
+    if len(names) <= _NAMED:
+        return list(names), ""
+    return list(range(1, len(names) + 1)), "layer, by its number in the table"
+
+
 def _overlaps(readings: Sequence[LayerReading]) -> Chart:
-    x = [layer.name for layer in readings]
+    x, x_label = _axis([layer.name for layer in readings])
     return Chart(
         "overlaps",
         "How much two concepts have in common, by layer",
@@ -123,7 +131,7 @@ def _overlaps(readings: Sequence[LayerReading]) -> Chart:
             ),
             Series("owned spaces", x, [middle(layer.pairs(layer.spaces)) for layer in readings]),
         ],
-        kind="lines",
+        x_label=x_label,
         y_label="mean over pairs",
         y_range=(0.0, 1.0),
         note="Mean |cosine| of two engrams; of owned spaces the mean squared cosine of their principal angles, where "
@@ -132,7 +140,7 @@ def _overlaps(readings: Sequence[LayerReading]) -> Chart:
 
 
 def _idempotence(readings: Sequence[LayerReading]) -> Chart:
-    x = [layer.name for layer in readings]
+    x, x_label = _axis([layer.name for layer in readings])
 
     def line(name: str, of: Callable[[ConceptReading], float]) -> Series:
         values = [layer.all(of) for layer in readings]
@@ -142,6 +150,7 @@ def _idempotence(readings: Sequence[LayerReading]) -> Chart:
         "non-idempotence",
         "How far the operators are from projectors",
         [line("||R² - R|| / ||R||", lambda c: c.non_idempotence), line("||P² - P|| / ||P||", lambda c: c.raw)],
+        x_label=x_label,
         y_label="relative norm",
         note="0 for a projector, 1 - r where every share is r. The mean over concepts; the band from the smallest to "
         "the largest. R is the operator where the reference is the identity, P as it stands.",
@@ -149,7 +158,7 @@ def _idempotence(readings: Sequence[LayerReading]) -> Chart:
 
 
 def _split(readings: Sequence[LayerReading]) -> Chart:
-    x = [layer.name for layer in readings]
+    x, x_label = _axis([layer.name for layer in readings])
     parts: dict[str, Callable[[ConceptReading], float | None]] = {
         "its own engram": lambda c: c.outputs,
         "engrams of others": others,
@@ -159,7 +168,8 @@ def _split(readings: Sequence[LayerReading]) -> Chart:
         "energy",
         "Who makes a concept's outputs",
         [Series(name, x, [middle(layer.all(of)) for layer in readings]) for name, of in parts.items()],
-        kind="bars",
+        kind="lines" if x_label else "bars",
+        x_label=x_label,
         y_label="of the energy of a concept's outputs",
         y_unit="share",
         y_range=(0.0, 1.0),
@@ -169,7 +179,7 @@ def _split(readings: Sequence[LayerReading]) -> Chart:
 
 
 def _outside(readings: Sequence[LayerReading]) -> Chart:
-    x = [layer.name for layer in readings]
+    x, x_label = _axis([layer.name for layer in readings])
     return Chart(
         "complement-parts",
         "What lies in the complement Q",
@@ -178,7 +188,8 @@ def _outside(readings: Sequence[LayerReading]) -> Chart:
             Series("weight", x, [layer.complement.weight for layer in readings]),
             Series("outputs", x, [layer.complement.outputs for layer in readings]),
         ],
-        kind="bars",
+        kind="lines" if x_label else "bars",
+        x_label=x_label,
         y_label="in Q",
         y_unit="share",
         note="The part of the directions, of the squared norm of the weight, and of the energy of the outputs.",
@@ -186,7 +197,7 @@ def _outside(readings: Sequence[LayerReading]) -> Chart:
 
 
 def _angles(steps: Sequence[FisherReading]) -> Chart:
-    x = [step.layer for step in steps]
+    x, x_label = _axis([step.layer for step in steps])
     dampings = sorted({d for step in steps for d in step.cosines}, reverse=True)
     return Chart(
         "steps-angles",
@@ -204,6 +215,7 @@ def _angles(steps: Sequence[FisherReading]) -> Chart:
                 for d in dampings
             ),
         ],
+        x_label=x_label,
         y_label="cosine with the engram",
         y_range=(0.0, 1.02),
         note="K-FAC's natural-gradient step on the forgetting objective, with the outputs' curvature taken as the "
