@@ -8,6 +8,6 @@
 
 from __future__ import annotations
 
-from lashley.studies.geometry.page import run
+from lashley.studies.geometry.page import LIMIT, run
 
-__all__ = ["run"]
+__all__ = ["LIMIT", "run"]

@@ -20,7 +20,10 @@ from lashley.studies.geometry.fisher import DAMPINGS, SHOWN, FisherReading
 from lashley.studies.geometry.readings import LayerReading, middle, read
 from lashley.studies.geometry.tables import tables
 
-__all__ = ["run"]
+__all__ = ["LIMIT", "run"]
+
+# The end of a summary, for who measures edits as well to replace.
+LIMIT = "These are facts about the recorded rows and the weights. What an edit does to answers is not measured here."
 
 _CHECKED = 3  # concepts that are compared with natural-gradient steps by default
 
@@ -140,7 +143,4 @@ def _summary(readings: Sequence[LayerReading], steps: Sequence[FisherReading], t
                 f"{max(bent):.2f} with the engram."
             )
         said.append(text)
-    said.append(
-        "These are facts about the recorded rows and the weights. What an edit does to answers is not measured here."
-    )
-    return "\n\n".join(said)
+    return "\n\n".join([*said, LIMIT])
