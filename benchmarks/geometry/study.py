@@ -61,7 +61,8 @@ def _digits(config: Mapping[str, Any], say: Say) -> Result:
     )
     say("geometry read")
     edits = table((_trained(config, seed) for seed in config["edits"]["seeds"]), config["edits"], say)
-    return dataclasses.replace(result, tables=[*result.tables, edits], summary=f"{result.summary}\n\n{summary(edits)}")
+    said = result.summary.removesuffix(geometry.LIMIT) + summary(edits)
+    return dataclasses.replace(result, tables=[*result.tables, edits], summary=said)
 
 
 def _trained(config: Mapping[str, Any], seed: int) -> Subject:
