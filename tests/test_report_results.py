@@ -379,12 +379,20 @@ def test_names_are_no_formulas_and_long_ones_keep_both_ends():
         assert shown == ["_hidden", r"\$x^2\$", "model.de…yers.0.attention", "model.de…yers.1.attention"]
 
 
-@pytest.mark.parametrize(("kind", "names"), [("bars", ["a" * 20, "b" * 26, "c" * 9]), ("lines", ["a", "b"])])
-def test_categories_stand_at_the_axis_turned_where_they_are_long(kind, names):
-    axes = charts.draw(Chart("c", "C", [Series("s", names, range(len(names)))], kind=kind)).axes[0]
-    labels = axes.get_xticklabels()
-    assert [label.get_text() for label in labels] == names
-    assert (labels[0].get_rotation() > 0) == (len(names[0]) > 5)
+def test_names_that_do_not_fit_beside_each_other_are_turned_and_bars_lie():
+    def drawn(kind, names):
+        series = [Series("a", names, range(1, len(names) + 1)), Series("aim", names, [2] * len(names), target=True)]
+        return charts.draw(Chart("c", "C", series, kind=kind, x_label="layer", y_label="norm")).axes[0]
+
+    short, long = ["a", "b", "c"], ["a" * 20, "b" * 26, "c" * 9]
+    for kind in ("lines", "bars"):
+        assert [label.get_text() for label in drawn(kind, short).get_xticklabels()] == short
+    turned, lying = drawn("lines", long), drawn("bars", long)
+    assert [label.get_text() for label in turned.get_xticklabels()] == long
+    assert turned.get_xticklabels()[0].get_rotation() == 40
+    assert [label.get_text() for label in lying.get_yticklabels()] == long and lying.yaxis_inverted()
+    assert [patch.get_width() for patch in lying.patches] == [1, 2, 3]
+    assert (lying.get_xlabel(), lying.get_ylabel()) == ("norm", "layer")
 
 
 def test_points_that_a_logarithmic_axis_has_no_place_for_are_counted_and_said():
@@ -417,6 +425,15 @@ def test_markdown_has_the_numbers_and_no_text_breaks_it():
     assert r"\<script\>alert('&amp;amp;')\</script\> 100%" in nasty and r"\| \*b\* \`c\` \[d\](e)" in nasty
     [row] = [line for line in nasty.splitlines() if line.startswith(r"| \<script")][1:]
     assert len(re.findall(r"(?<!\\)\|", row)) == 4
+
+
+def test_a_chart_is_shown_below_the_table_that_it_belongs_to():
+    first, second = (Chart(name, name, [Series("a", [1], [1])], table=table) for name, table in (("x", ""), ("y", "t")))
+    result = sample(tables=[a_table([1, 2])], charts=[first, second])
+    places = [attributes["id"] for attributes in Page(page({"a.json": result})).all("h3")]
+    assert places == ["r1-t-title", "r1-y-title", "r1-x-title"]
+    text = markdown.document({"a.json": result}, pictures={"1-x": "x.svg", "1-y": "y.svg"})
+    assert text.index("| name |") < text.index("](y.svg)") < text.index("](x.svg)")
 
 
 def test_the_page_of_a_committed_result_shows_its_figures(tmp_path):

@@ -16,7 +16,7 @@ from lashley.report import charts
 from lashley.report.numbers import scale_of
 from lashley.report.page import Picture, render
 from lashley.report.tables import MISSING, View, view
-from lashley.result import Chart, Result
+from lashley.result import Chart, Result, Table
 
 __all__ = ["GENERATOR", "Entry", "Facts", "check_target", "entries_of", "names_of", "page", "together"]
 
@@ -55,15 +55,18 @@ class Entry:
     def id(self) -> str:
         return f"r{self.number}"
 
-    @property
-    def charts(self) -> list[tuple[Chart, _Drawn]]:
-        return [(chart, _drawn(chart)) for chart in self.result.charts]
+    def charts(self, table: str) -> list[tuple[Chart, _Drawn]]:
+        """The charts that belong to a table, or to none of them (an empty name)."""
+        return [(chart, _drawn(chart)) for chart in self.result.charts if chart.table == table]
 
     @property
     def jumps(self) -> list[tuple[str, str]]:
-        parts = [(view.table.name, view.table.title) for view in self.views]
-        parts += [(chart.name, chart.title) for chart in self.result.charts]
-        return [(f"{self.id}-{name}", title) for name, title in parts]
+        """Where the parts are on the page, and their titles, from top to bottom."""
+        parts: list[Table | Chart] = []
+        for table in self.result.tables:
+            parts += [table, *(chart for chart in self.result.charts if chart.table == table.name)]
+        parts += [chart for chart in self.result.charts if not chart.table]
+        return [(f"{self.id}-{part.name}", part.title) for part in parts]
 
     @property
     def facts(self) -> Facts:
