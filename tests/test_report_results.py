@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import os
 import re
@@ -563,6 +564,12 @@ def test_what_a_report_made_is_replaced_and_nothing_else(there, capsys):
 def test_the_command_refuses(there, capsys, line, says, code):
     refused(capsys, line, says, code)
     assert sorted(path.name for path in there.iterdir()) == ["0.json", "1.json"]
+
+
+def test_the_command_says_which_package_is_missing(there, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    refused(capsys, "report 0.json", "for a report; matplotlib cannot be found. Try: pip install")
 
 
 def test_the_command_needs_no_torch(there):
