@@ -96,6 +96,13 @@ def test_sorting_compares_distances_values_or_texts_and_knows_what_is_missing():
     assert [head.first for head in view(a_table([1, 2], "higher")).heads] == ["ascending", "descending"]
 
 
+def test_differences_are_counted_from_the_target():
+    shown = view(a_table([0.1, 0.12, 0.1, 0.05, None], "target", "share", target_row="a"))
+    assert [row.cells[1].difference for row in shown.rows] == ["10.0\u00a0%", "+2.0", "0.0", "−5.0", ""]
+    assert shown.heads[1].unit_of_difference == "points"
+    assert {row.cells[1].difference for row in view(a_table([1, 2], reference_rows=["a"])).rows} == {""}
+
+
 def test_a_text_among_numbers_is_shown_and_competes_with_none():
     shown = view(a_table([0.5, "diverged", 0.25, True, interval(1, 0, 2)]))
     assert [row.cells[1].text for row in shown.rows] == ["0.500", "diverged", "0.250", "yes", "1.000"]

@@ -37,6 +37,7 @@ class Cell:
         mark: "best", "close" (its interval reaches as near as the best value is), or nothing.
         tint: 0 at the best value up to `TINTS` at the farthest.
         numeric: whether it is a number, or the lack of one, in a column of numbers.
+        difference: from the target, "+1.2", in a column that has one; of the target itself its value.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Cell:
     mark: str = ""
     tint: int = 0
     numeric: bool = True
+    difference: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Head:
     def title(self) -> str:
         """With the unit: "others fall, points"."""
         return ", ".join(part for part in (self.column.title, self.unit) if part)
+
+    @property
+    def unit_of_difference(self) -> str:
+        """The unit of differences from the target: of shares, points."""
+        return "points" if self.column.unit == "share" else self.unit
 
     @property
     def first(self) -> str:
@@ -253,8 +260,9 @@ def _cells(values: Sequence[Any], column: Column, scale: Scale, table: Table) ->
     winners = {
         scale.text(n) for n, runs in zip(numbers, competes, strict=True) if runs and n is not None and away(n) == best
     }
+    aim = table.target(column)
     cells = []
-    for value, number, runs in zip(values, numbers, competes, strict=True):
+    for row, value, number, runs in zip(table.rows, values, numbers, competes, strict=True):
         if number is None:
             cells.append(Cell(MISSING) if value is None else _text(value))
             continue
@@ -267,7 +275,12 @@ def _cells(values: Sequence[Any], column: Column, scale: Scale, table: Table) ->
                 mark = "best"
             elif runs and isinstance(value, Mapping) and away(number, value["low"], value["high"]) <= best:
                 mark = "close"
-        cells.append(Cell(text, interval, away(number) if column.better == "target" else number, mark, tint))
+        key, difference = number, ""
+        if column.better == "target" and aim is not None:
+            key, difference = abs(number - aim), scale.signed(number - aim)
+            if table.label(row) == table.target_row:
+                difference = f"{text}\u00a0%" if scale.unit == "%" else text
+        cells.append(Cell(text, interval, key, mark, tint, difference=difference))
     return cells
 
 
