@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def features() -> tuple[Tensor, Tensor]:
 def test_bounds() -> None:
     forget, retain = features()
     values = [dimensional_alignment(forget, retain, k=k).value for k in range(1, 6)]
-    assert all(0 < a < b for a, b in zip(values, values[1:], strict=False))
+    assert all(0 < a < b for a, b in itertools.pairwise(values))
     assert values[-1] == pytest.approx(1, abs=1e-12)
     mine = dimensional_alignment(retain, retain, k=2).value
     assert all(dimensional_alignment(gaussian(50, 5, seed=s), retain, k=2).value < mine for s in range(5))
@@ -42,7 +43,9 @@ def test_what_uses_only_retained_directions_is_fully_aligned_and_what_uses_none_
     basis = torch.linalg.qr(gaussian(6, 6))[0]
     retain = gaussian(40, 2, seed=1) @ basis[:, :2].T
     assert dimensional_alignment(gaussian(9, 2) @ basis[:, :2].T, retain, energy=1.0).value == pytest.approx(1)
-    assert dimensional_alignment(gaussian(9, 4) @ basis[:, 2:].T, retain, energy=1.0).value == pytest.approx(0, abs=1e-12)
+    assert dimensional_alignment(gaussian(9, 4) @ basis[:, 2:].T, retain, energy=1.0).value == pytest.approx(
+        0, abs=1e-12
+    )
 
 
 def test_a_rotation_of_both_and_scales_of_each_change_nothing() -> None:
@@ -56,7 +59,7 @@ def test_a_rotation_of_both_and_scales_of_each_change_nothing() -> None:
 def test_the_default_is_neither_centred_nor_a_root_nor_about_the_small_directions() -> None:
     forget, retain = features()
     forget, retain = forget + 2, retain - 1
-    value, k = dimensional_alignment(forget, retain, k=2)
+    value = dimensional_alignment(forget, retain, k=2).value
     vectors = torch.linalg.svd(retain)[2]
     inside = (forget @ vectors[:2].T).square().sum() / forget.square().sum()
     assert value == pytest.approx(inside.item(), abs=1e-12)

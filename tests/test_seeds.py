@@ -69,7 +69,9 @@ def test_the_bootstrap_across_seeds_draws_seeds_not_pairs() -> None:
 
 
 def test_an_edit_looks_like_its_original_only_at_its_own_seed() -> None:
-    original = {seed: gaussian(60, 4) @ gaussian(4, 4, seed=seed) + gaussian(60, 4, seed=9 + seed) for seed in (1, 2, 3)}
+    original = {
+        seed: gaussian(60, 4) @ gaussian(4, 4, seed=seed) + gaussian(60, 4, seed=9 + seed) for seed in (1, 2, 3)
+    }
     edited = {seed: features + 0.01 * gaussian(60, 4, seed=seed) for seed, features in original.items()}
     same = over_seeds(linear_cka, edited, original)
     other = over_seeds(linear_cka, edited, original, pairs="other")
