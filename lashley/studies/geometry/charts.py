@@ -34,7 +34,9 @@ def charts(readings: Sequence[LayerReading], steps: Sequence[FisherReading], sca
                      "engram of", "engram of", "Of the paper's engrams as vectors of weights."),
             ]  # fmt: skip
         found.append(_overlaps(readings))
-    found += [_idempotence(readings), _split(readings), _outside(readings)]
+    found += [_idempotence(readings), _split(readings)]
+    if any(layer.kept < layer.dim for layer in readings):
+        found.append(_outside(readings))
     if steps:
         found += [_angles(steps)] if any(step.cosines for step in steps) else []
         found += [_scatter(scatter)] if scatter is not None else []
@@ -42,12 +44,12 @@ def charts(readings: Sequence[LayerReading], steps: Sequence[FisherReading], sca
 
 
 def _spectra(readings: Sequence[LayerReading]) -> Chart:
-    series = []
+    series, names = [], _names(readings)
     for layer in _spread(readings, _FEW_LAYERS):
         points = list(zip(*(layer.concepts[name].curve for name in layer.averaged), strict=True))
         series.append(
             Series(
-                layer.name,
+                names[layer.name],
                 POSITIONS,
                 [fmean(values) for values in points],
                 [min(values) for values in points],
@@ -71,12 +73,13 @@ def _spectra(readings: Sequence[LayerReading]) -> Chart:
 
 def _quantiles(readings: Sequence[LayerReading]) -> Chart:
     shown = {"largest": 0, "1 %": 3, "5 %": 5, "10 %": 8, "25 %": 12, "median": 17, "75 %": 21, "least": 24}
+    names = _names(readings)
     return Chart(
         "quantiles",
         "Shares in every layer",
         [
             Series(
-                layer.name,
+                names[layer.name],
                 list(shown),
                 [fmean(layer.concepts[name].curve[at] for name in layer.averaged) for at in shown.values()],
             )
@@ -112,6 +115,14 @@ def _map(
     )
 
 
+def _names(readings: Sequence[LayerReading]) -> dict[str, str]:
+    """What layers are called in a legend: their names, or the ends of long lists of them behind their numbers."""
+    names = [layer.name for layer in readings]
+    if len(names) <= _NAMED:
+        return {name: name for name in names}
+    return {name: f"{number} {'.'.join(name.split('.')[-2:])}" for number, name in enumerate(names, 1)}
+
+
 def _axis(names: Sequence[str]) -> tuple[Sequence[float | str], str]:
     """The layers under an axis, and what it says: their names where there is room, else their numbers."""
     if len(names) <= _NAMED:
@@ -125,16 +136,15 @@ def _overlaps(readings: Sequence[LayerReading]) -> Chart:
         "overlaps",
         "How much two concepts have in common, by layer",
         [
-            Series("engrams, as weights", x, [middle(layer.pairs(layer.cosines.abs())) for layer in readings]),
-            Series(
-                "engrams, in the inputs' metric", x, [middle(layer.pairs(layer.angles.abs())) for layer in readings]
-            ),
+            Series("as weights", x, [middle(layer.pairs(layer.cosines.abs())) for layer in readings]),
+            Series("in the inputs' metric", x, [middle(layer.pairs(layer.angles.abs())) for layer in readings]),
             Series("owned spaces", x, [middle(layer.pairs(layer.spaces)) for layer in readings]),
         ],
         x_label=x_label,
         y_label="mean over pairs",
         y_range=(0.0, 1.0),
-        note="Mean |cosine| of two engrams; of owned spaces the mean squared cosine of their principal angles, where "
+        note="Mean |cosine| of two engrams, as weights and in the metric of the inputs; of owned spaces the mean "
+        "squared cosine of their principal angles, where "
         "both own a direction. Memories that do not interfere would be at 0.",
     )
 
@@ -203,10 +213,10 @@ def _angles(steps: Sequence[FisherReading]) -> Chart:
         "steps-angles",
         "What a curvature of the outputs would change",
         [
-            Series("G = I (computed by autograd)", x, [1 - step.error**2 / 2 for step in steps], target=True),
+            Series("G = I, by autograd", x, [step.cosine for step in steps], target=True),
             *(
                 Series(
-                    f"the network's G, damping {d:g}",
+                    f"G, damping {d:g}",
                     x,
                     [fmean(step.cosines[d]) for step in steps],
                     [min(step.cosines[d]) for step in steps],
@@ -228,8 +238,8 @@ def _scatter(scatter: Scatter) -> Chart:
         "steps-entries",
         f"Entry by entry: concept {scatter.concept} in {scatter.layer}",
         [
-            Series(f"the network's G, damping {SHOWN:g}", scatter.engram, scatter.outputs),
-            Series("G = I (autograd)", scatter.engram, scatter.computed),
+            Series(f"G, damping {SHOWN:g}", scatter.engram, scatter.outputs),
+            Series("G = I, by autograd", scatter.engram, scatter.computed),
             Series("equal", [min(scatter.engram), max(scatter.engram)], [min(scatter.engram), max(scatter.engram)],
                    target=True),
         ],

@@ -45,7 +45,7 @@ class FisherReading:
     """One layer over the concepts that were looked at, and over its matrices.
 
     Attributes:
-        error: the largest ``||gradient S^+ - E|| / ||E||``.
+        error: the largest ``||gradient S^+ - E|| / ||E||``; cosine: the smallest of the two.
         residual: the largest of the normal equations of eq. 2.
         hard: the largest ``||E_hard|| / ||E||``; hard_rank: the most directions that are owned whole.
         cosines: ``{damping: of the angle of G^-1 E with E, for every concept and matrix}``.
@@ -55,6 +55,7 @@ class FisherReading:
 
     layer: str
     error: float
+    cosine: float
     residual: float
     hard: float
     hard_rank: int
@@ -99,6 +100,7 @@ def _reading(layer: str, steps: Sequence[Step]) -> FisherReading:
     return FisherReading(
         layer=layer,
         error=max(step.natural.error for step in steps),
+        cosine=min(step.natural.cosine for step in steps),
         residual=max(step.residual for step in steps),
         hard=max(step.hard.ratio for step in steps),
         hard_rank=max(step.hard_rank for step in steps),
