@@ -64,6 +64,7 @@ _HOME = {
     "compare": "edit",
     "recalibrate_batchnorm_": "edit",
     "sweep": "edit",
+    "check": "criteria",
     "text_batches": "data.text",
 }
 

@@ -1,0 +1,180 @@
+"""Numbers of samples, batch by batch, and what follows from them with its interval.
+
+A statistic is a function of sums over the samples of each concept. Samples are drawn again concept by concept, the same
+ones for every number, so that numbers of one check can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lashley.data.batches import batch_size
+from lashley.data.concepts import Stream
+from lashley.errors import DataError
+from lashley.stats import Interval
+
+__all__ = ["LEAST", "Group", "Sheet", "Sums", "check_counts", "labelled"]
+
+LEAST = 10  # samples of the target, and of the others: fewer say nothing about their spread
+_DRAWN = 2**24  # numbers of draws held at a time: 128 MiB
+
+
+class Sheet:
+    """A number per sample under every key, in the order of the batches; what a batch does not enter is 0."""
+
+    def __init__(self) -> None:
+        self.concepts: list[str] = []  # of every sample
+        self._parts: dict[Hashable, list[tuple[int, Tensor]]] = {}
+        self._start = 0
+
+    def begin(self, concepts: Sequence[str]) -> None:
+        """A new batch, with the concept of each of its samples."""
+        self._start = len(self.concepts)
+        self.concepts += concepts
+
+    def add(self, key: Hashable, values: Tensor) -> None:
+        """Numbers ``[N]`` of the batch; a second time under the same key they are added."""
+        self._parts.setdefault(key, []).append((self._start, values.detach().to("cpu", torch.float64)))
+
+    def __getitem__(self, key: Hashable) -> Tensor:
+        column = torch.zeros(len(self.concepts), dtype=torch.float64)
+        for start, values in self._parts.get(key, ()):
+            column[start : start + len(values)] += values
+        return column
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._parts
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._parts)
+
+
+class Group:
+    """The samples of a sheet by concept, and their draws.
+
+    Args:
+        concepts: of every sample.
+        targets: the concepts in question.
+        resamples, level, seed: of the bootstrap; 0 resamples: no intervals.
+    """
+
+    def __init__(
+        self, concepts: Sequence[str], targets: Sequence[str], resamples: int, level: float, seed: int
+    ) -> None:
+        self.names = list(dict.fromkeys(concepts))
+        place = {name: number for number, name in enumerate(self.names)}
+        codes = torch.tensor([place[name] for name in concepts], dtype=torch.long)
+        self.members = [(codes == number).nonzero().flatten() for number in range(len(self.names))]
+        self.target = [place[name] for name in targets if name in place]
+        self.others = [number for number in range(len(self.names)) if number not in self.target]
+        self.counts = torch.tensor([len(index) for index in self.members], dtype=torch.float64)
+        self._targets, self._resamples, self._level, self._seed = targets, resamples, level, seed
+
+    def like(self, concepts: Sequence[str]) -> Group:
+        """Of other samples, with the same settings."""
+        return Group(concepts, self._targets, self._resamples, self._level, self._seed)
+
+    def sums(self, columns: Mapping[Hashable, Tensor]) -> Sums:
+        """Of columns ``[N]``: over the samples of each concept, as they are and drawn again."""
+        keys = list(columns)
+        stacked = torch.stack([columns[key] for key in keys], 1)
+        found = torch.zeros(1 + self._resamples, len(self.names), len(keys), dtype=torch.float64)
+        for number, index in enumerate(self.members):
+            values = stacked[index]
+            found[0, number] = values.sum(0)
+            generator = torch.Generator().manual_seed(self._seed + number)
+            step = max(1, _DRAWN // len(index))
+            for start in range(0, self._resamples, step):
+                rows = min(step, self._resamples - start)
+                draws = torch.randint(len(index), (rows, len(index)), generator=generator)
+                ones = torch.ones((), dtype=torch.float64).expand(draws.shape)
+                weights = torch.zeros(rows, len(index), dtype=torch.float64).scatter_add_(1, draws, ones)
+                found[1 + start : 1 + start + rows, number] = weights @ values
+        return Sums(self, {key: found[:, :, place] for place, key in enumerate(keys)}, self._level)
+
+
+class Sums:
+    """Sums over the samples of each concept, ``[1 + R, concepts]``: as they are in row 0, drawn again in the others."""
+
+    def __init__(self, group: Group, sums: Mapping[Hashable, Tensor], level: float) -> None:
+        self.group, self._sums, self._level = group, sums, level
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._sums
+
+    def total(self, key: Hashable, concepts: Sequence[int]) -> Tensor:
+        """Over some concepts: ``[1 + R]``."""
+        return self._sums[key][:, list(concepts)].sum(1)
+
+    def mean(self, key: Hashable, concepts: Sequence[int]) -> Tensor:
+        """Over the samples of some concepts: ``[1 + R]``."""
+        return self.total(key, concepts) / self.group.counts[list(concepts)].sum()
+
+    def means(self, key: Hashable, concepts: Sequence[int]) -> Tensor:
+        """Of each of some concepts: ``[1 + R, concepts]``."""
+        return self._sums[key][:, list(concepts)] / self.group.counts[list(concepts)]
+
+    def interval(self, values: Tensor) -> Interval | None:
+        """A statistic and where its draws fall; None where it is not defined. ``values [1 + R]``, the statistic first."""
+        value, draws = values[0].item(), values[1:][torch.isfinite(values[1:])]
+        if not torch.isfinite(values[0]):
+            return None
+        if not len(draws):
+            return Interval(value, value, value)
+        ends = torch.tensor([(1 - self._level) / 2, (1 + self._level) / 2], dtype=torch.float64)
+        low, high = draws.quantile(ends).tolist()
+        return Interval(value, low, high)
+
+
+def labelled(stream: Stream) -> Iterator[tuple[Any, list[str]]]:
+    """Every batch with the concept of each of its samples.
+
+    Raises:
+        DataError: samples of several concepts or of none, or a batch that does not say how many samples it has.
+    """
+    for number, (batch, members) in enumerate(stream):
+        if any(concept is None for concept, _ in members.parts):
+            raise DataError(
+                f"Expected every sample to belong to one concept, got bool labels in batch {number}, with which it may "
+                "belong to several or none. Give a mapping {concept: batches} of samples that do not overlap."
+            )
+        samples = members.samples if members.samples is not None else batch_size(batch)
+        if samples is None:
+            raise DataError(
+                f"Expected batch {number} to say how many samples it has, by tensors with the same first dim; got "
+                f"{type(batch).__name__}. Give one loader with concept_of, whose labels are counted."
+            )
+        concepts = [""] * samples
+        for concept, index in members.parts:
+            for place in range(samples) if index is None else index.tolist():
+                concepts[place] = str(concept)
+        yield batch, concepts
+
+
+def check_counts(concepts: Iterable[str], targets: Sequence[str]) -> None:
+    """Refuse data that cannot tell.
+
+    Raises:
+        DataError: a target without samples, or fewer than `LEAST` of the target or of the others.
+    """
+    counts: dict[str, int] = {}
+    for concept in concepts:
+        counts[concept] = counts.get(concept, 0) + 1
+    for target in targets:
+        if target not in counts:
+            raise DataError(
+                f"Expected samples of {target!r}, got none; there are {', '.join(map(repr, sorted(counts))) or 'none'}. "
+                "The criteria are measured on the concept's own samples and on others."
+            )
+    own = sum(counts[target] for target in targets)
+    others = sum(counts.values()) - own
+    for found, whose in ((own, f"of {' and '.join(map(repr, targets))}"), (others, "of other concepts")):
+        if found < LEAST:
+            raise DataError(
+                f"Expected at least {LEAST} samples {whose}, got {found}: fewer say nothing about how sure a number is. "
+                f"Give {LEAST - found} more, or read the criteria from the recording alone (lashley.criteria.recorded)."
+            )
