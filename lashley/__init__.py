@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lashley import errors as errors
     from lashley import strength as strength
+    from lashley.criteria import check as check
     from lashley.data.text import text_batches as text_batches
     from lashley.edit import ablate as ablate
     from lashley.edit import ablate_ as ablate_

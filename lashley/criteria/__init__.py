@@ -1,8 +1,8 @@
 """Criteria: specificity, reactivation, sufficiency and necessity of an engram, measured with controls.
 
-``check``      the function `lashley.check`; what it compares (``edits``, ``controls``, ``null``)
+``checking``   the function `lashley.check`; what it compares (``edits``, ``controls``, ``null``)
 ``recorded``   Z-space from moments alone: no pass
-``passing``    Z-space and outputs from passes over samples (``watching``: what layers do; ``speaking``: what outputs say)
+``passing``    Z-space and outputs from passes over samples (``watching``: layers; ``speaking``: outputs)
 ``reading``    what readers find in the features
 ``numbers``    from numbers per sample (``samples``) to criteria with intervals (``findings``, ``criteria``)
 ``table``      the result as text, tables and figures
@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from lashley.criteria.check import DOSES, check
+from lashley.criteria.checking import DOSES, check
 from lashley.criteria.controls import CONTROLS
 from lashley.criteria.criteria import Criteria
 from lashley.criteria.findings import Dose, EditCriteria, LayerCriteria

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from lashley.criteria import controls
+from lashley.criteria import controls as against
 from lashley.criteria.controls import CONTROLS, Control
 from lashley.criteria.null import Null, NullState, null_state
 from lashley.criteria.recorded import change_of
@@ -71,22 +71,22 @@ class Edits:
         """Make the controls. One that the estimator has no answer for is left out, and a note says why."""
         if unknown := [kind for kind in kinds if kind not in CONTROLS]:
             raise DataError(f"Expected controls among {', '.join(map(repr, CONTROLS))}; got {unknown[0]!r}.")
-        direction = controls.random_direction(self.engram, seed)
+        direction = against.random_direction(self.engram, seed)
         for kind in kinds:
             try:
                 if kind == "random direction":
                     made = direction
                 elif kind == "random, same response":
-                    made = controls.same_response(direction, self.engram, self.recording)
+                    made = against.same_response(direction, self.engram, self.recording)
                 elif kind == "random subspace":
-                    made = controls.random_subspace(self.engram, self.changes, seed)
+                    made = against.random_subspace(self.engram, self.changes, seed)
                 elif kind == "another concept":
                     base = self.null.model
-                    made = controls.another(
+                    made = against.another(
                         self.model, self.engram, self.recording, self.targets, other, self.estimator, base
                     )
                 elif stream is not None:
-                    made = controls.random_samples(
+                    made = against.random_samples(
                         self.model,
                         self.engram,
                         stream,

@@ -21,14 +21,15 @@ class LayerCriteria:
 
     Attributes:
         recorded: from the recording's moments alone.
-        reactivation, leak: the same two numbers, rho+ and rho-, on the samples that were given: their inputs to the layer
-            in the learned network.
+        reactivation, leak: the same two numbers, rho+ and rho-, on the samples that were given: their inputs to the
+            layer in the learned network.
         necessity: ``||Z(mu - alpha E) - Z(mu_0)|| / ||Z(mu) - Z(mu_0)||`` on the target's samples, the whole network
             edited: 0 where the ablated network responds as if it had never learned.
         specificity_ablated: ``||Z(mu - alpha E) - Z(mu)|| / ||Z(mu)||`` on the others.
         sufficiency: ``||Z(mu_0 + E) - Z(mu)|| / ||Z(mu) - Z(mu_0)||`` on the target's.
         specificity_injected: ``||Z(mu_0 + E) - Z(mu_0)|| / ||Z(mu)||`` on the others.
-        cosine: of Z(mu_0 + E) and Z(mu), the mean over the target's samples: reactivation whatever the scale; 1 is best.
+        cosine: of Z(mu_0 + E) and Z(mu), the mean over the target's samples: reactivation whatever the scale; 1 is
+            best.
         cka: of the same two, linear and unbiased, the mean over batches of the target's samples; of the engram only.
         norm: ``||E|| / ||W||``, which moves with the spectral cut.
     """

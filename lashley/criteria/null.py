@@ -1,8 +1,8 @@
 """Null states: the network without what it learned, which the criteria are counted from.
 
-zero     every tensor that the engram edits is 0: the weights of its layers, and their biases where it carries a share of
-         them. Everything else stays (other biases, norms, layers that were not recorded), so that a network with biases
-         or norms does not go silent.
+zero     every tensor that the engram edits is 0: the weights of its layers, and their biases where it carries a share
+         of them. Everything else stays (other biases, norms, layers that were not recorded), so that a network with
+         biases or norms does not go silent.
 random   the same tensors as their module's ``reset_parameters`` makes them, from a seed; everything else stays.
 given    a network of the same architecture or its state dict, whole: the pretrained one before fine-tuning, or one that
          was trained without the concept.

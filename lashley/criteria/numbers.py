@@ -117,10 +117,9 @@ def _answered(group: Group, sheet: Sheet, reference: Sheet | None) -> Sums:
     return group.sums(columns)
 
 
-def shares(group: Group, hits: Mapping[str, Tensor], concepts: Iterable[int]) -> dict[str, Number]:
+def shares(group: Group, hits: Mapping[Hashable, Tensor], concepts: Iterable[int]) -> dict[Hashable, Number]:
     """The mean over some concepts' samples of columns ``[N]``."""
-    columns: dict[Hashable, Tensor] = {**hits}
-    sums = group.sums(columns)
+    sums = group.sums(hits)
     some = list(concepts)
     return {key: sums.interval(sums.mean(key, some)) for key in hits}
 

@@ -1,9 +1,9 @@
-"""The criteria from a pass over samples: in Z-space with the inputs of the learned network, with the whole network edited,
-and at its output.
+"""The criteria from a pass over samples: in Z-space with the inputs of the learned network, with the whole network
+edited, and at its output.
 
 Four networks see every batch: the learned one ``mu``, its null state ``mu_0``, the ablated ``mu - alpha E`` and the
-injected ``mu_0 + E``. Responses of the first two are held for the batch, those of the others are compared as they come; a
-batch leaves numbers per sample in a `Sheet` and nothing else.
+injected ``mu_0 + E``. Responses of the first two are held for the batch, those of the others are compared as they come;
+a batch leaves numbers per sample in a `Sheet` and nothing else.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def local(own: Watched, stream: Stream, matrices: Matrices) -> Sheet:
                     total = by_sample(name, layers[name], values, mask, samples)
                     if not torch.isfinite(total).all():
                         raise RecordingError(
-                            f"Expected finite responses, got nan or inf in layer {name!r} for batch {number}. Check that "
-                            "batch, or the model's precision."
+                            f"Expected finite responses, got nan or inf in layer {name!r} for batch {number}. Check "
+                            "that batch, or the model's precision."
                         )
                     sheet.add((name, key), total)
 
@@ -80,8 +80,8 @@ def local(own: Watched, stream: Stream, matrices: Matrices) -> Sheet:
 def propagate(four: Quartet, stream: Stream, speech: Speech | None, targets: Sequence[str], cka: bool) -> Propagated:
     """What becomes of responses and outputs when the whole network is edited.
 
-    Under ``(layer, key)`` the squared norms, of every sample: ``size`` of Z(mu), ``gap`` of Z(mu) - Z(mu_0), and of both
-    edited networks the distances to ``own`` and ``null``; and what `said` has of the four.
+    Under ``(layer, key)`` the squared norms, of every sample: ``size`` of Z(mu), ``gap`` of Z(mu) - Z(mu_0), and of
+    both edited networks the distances to ``own`` and ``null``; and what `said` has of the four.
     """
     sheet, similar = Sheet(), defaultdict[str, list[float]](list)
     with resting(four.own, four.null, four.ablated, four.injected):
@@ -172,8 +172,8 @@ class _Batch:
         total = by_sample(name, self._layers[name], values, self._masks[name][call], self._samples)
         if not torch.isfinite(total).all():
             raise RecordingError(
-                f"Expected finite responses, got nan or inf in layer {name!r} ({key}). Check the batch and the precision; "
-                "where a network breaks down in its null state, give another one with null=."
+                f"Expected finite responses, got nan or inf in layer {name!r} ({key}). Check the batch and the "
+                "precision; where a network breaks down in its null state, give another one with null=."
             )
         self._sheet.add((name, key), total)
 

@@ -1,7 +1,7 @@
 """The criteria in Z-space from moments alone: no pass, no sample.
 
-With ``D = W - W0``, E the engram and ``S+``, ``S-`` the moments of the target's rows and of all others, the inputs being
-those of the learned network (vision.md 4, and table 1 of arXiv 2606.14997):
+With ``D = W - W0``, E the engram and ``S+``, ``S-`` the moments of the target's rows and of all others, the inputs
+being those of the learned network (vision.md 4, and table 1 of arXiv 2606.14997):
 
     rho+ = ||(D - E) X+|| / ||D X+||,    rho+^2 = tr((D - E) S+ (D - E)^T) / tr(D S+ D^T)
     rho- = ||E X-|| / ||D X-||,          rho-^2 = tr(E S- E^T) / tr(D S- D^T)
@@ -83,7 +83,7 @@ def from_moments(
 
 
 def change_of(engram: Engram, model: nn.Module, null: nn.Module) -> dict[str, Tensor]:
-    """``W - W0`` of every layer of the engram, ``[M, O, D]`` in float64 on the host; with the biases where it has some."""
+    """``W - W0`` of every layer, ``[M, O, D]`` in float64 on the host; with the biases where the engram has some."""
     layers = {name: delta.layer for name, delta in engram.items()}
     now, before = parameters_of(unwrap(model), layers), parameters_of(unwrap(null), layers)
     host = torch.device("cpu")

@@ -119,7 +119,7 @@ class Sums:
         return self._sums[key][:, list(concepts)] / self.group.counts[list(concepts)]
 
     def interval(self, values: Tensor) -> Interval | None:
-        """A statistic and where its draws fall; None where it is not defined. ``values [1 + R]``, the statistic first."""
+        """The first of ``values [1 + R]`` and where the others fall; None where it is not defined."""
         value, draws = values[0].item(), values[1:][torch.isfinite(values[1:])]
         if not torch.isfinite(values[0]):
             return None
@@ -167,7 +167,7 @@ def check_counts(concepts: Iterable[str], targets: Sequence[str]) -> None:
     for target in targets:
         if target not in counts:
             raise DataError(
-                f"Expected samples of {target!r}, got none; there are {', '.join(map(repr, sorted(counts))) or 'none'}. "
+                f"Expected samples of {target!r}, got some of {', '.join(map(repr, sorted(counts))) or 'nothing'}. "
                 "The criteria are measured on the concept's own samples and on others."
             )
     own = sum(counts[target] for target in targets)
@@ -175,6 +175,6 @@ def check_counts(concepts: Iterable[str], targets: Sequence[str]) -> None:
     for found, whose in ((own, f"of {' and '.join(map(repr, targets))}"), (others, "of other concepts")):
         if found < LEAST:
             raise DataError(
-                f"Expected at least {LEAST} samples {whose}, got {found}: fewer say nothing about how sure a number is. "
-                f"Give {LEAST - found} more, or read the criteria from the recording alone (lashley.criteria.recorded)."
+                f"Expected at least {LEAST} samples {whose}, got {found}: fewer do not say how sure a number is. "
+                f"Give {LEAST - found} more, or leave data out: the criteria of the recording alone need no samples."
             )

@@ -3,11 +3,11 @@
 classes   a classifier's logits ``[N, C]``; a sample's own class is that of its concept
 answers   a language model's logits ``[N, T, V]`` at the labelled tokens of a text: the sample is the text
 
-Of each sample remain: ``hit`` (1 where the own class is the answer; the probability of the own answer per token), ``says``
-(1 where the answer is a class of the target; classes only), ``answer`` (which class, or -1), and beside another network
-``kl`` (of the predictions, in nats), ``agree`` (same first choice; share of tokens) and ``cosine`` (of the logits; mean
-over tokens). Where several outputs are the highest, as in a network that went silent, each is the answer to its share: the
-first one would otherwise seem to be known.
+Of each sample remain: ``hit`` (1 where the own class is the answer; the probability of the own answer per token),
+``says`` (1 where the answer is a class of the target; classes only), ``answer`` (which class, or -1), and beside
+another network ``kl`` (of the predictions, in nats), ``agree`` (same first choice; share of tokens) and ``cosine`` (of
+the logits; mean over tokens). Where several outputs are the highest, as in a network that went silent, each is the
+answer to its share: the first one would otherwise seem to be known.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ class Classes(Speech):
 
     Args:
         count: C.
-        columns: which output stands for which concept.
+        classes: which output stands for which concept.
         targets: the concepts in question.
     """
 
     kind = "classes"
 
-    def __init__(self, count: int, columns: Mapping[str, int], targets: Sequence[str]) -> None:
-        self.count, self.columns = count, dict(columns)
-        self.own = sorted({columns[name] for name in targets})
+    def __init__(self, count: int, classes: Mapping[str, int], targets: Sequence[str]) -> None:
+        self.count, self.columns = count, dict(classes)
+        self.own = sorted({classes[name] for name in targets})
 
     def logits(self, title: str, output: object, batch: Any, number: int) -> Tensor:
         found = _tensor(output)
@@ -80,7 +80,7 @@ class Classes(Speech):
             raise DataError(f"Expected an output for each of {len(concepts)} samples, got {len(logits)}.")
         missing = next((name for name in concepts if name not in self.columns), None)
         if missing is not None:
-            raise DataError(f"Expected columns= to name the output of {missing!r}, got {self.columns}.")
+            raise DataError(f"Expected classes= to name the output of {missing!r}, got {self.columns}.")
         wanted = torch.tensor([self.columns[name] for name in concepts], device=logits.device)
         best = logits == logits.max(1, keepdim=True).values
         shares = best.double() / best.sum(1, keepdim=True)
@@ -163,7 +163,7 @@ def speech_of(
     kind: str,
     concepts: Sequence[str],
     targets: Sequence[str],
-    columns: Mapping[str, int] | None,
+    classes: Mapping[str, int] | None,
 ) -> Speech | None:
     """How the outputs of a network are read, from its first one; None for "none".
 
@@ -178,7 +178,7 @@ def speech_of(
     shape = None if found is None else list(found.shape)
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if found is not None and found.dim() == 2 and kind in ("auto", "classes"):
-        return Classes(found.shape[1], _columns(found.shape[1], concepts, columns), targets)
+        return Classes(found.shape[1], _own_columns(found.shape[1], concepts, classes), targets)
     if (
         found is not None
         and found.dim() == 3
@@ -188,21 +188,21 @@ def speech_of(
     ):
         return Answers(0 if getattr(getattr(model, "config", None), "is_encoder_decoder", False) else 1)
     raise DataError(
-        "Expected logits [N, C] of a classifier, or logits [N, T, V] of a language model beside batches with labels; got "
-        f"{type(output).__name__ if shape is None else shape}. Pass forward= to return logits, give texts with "
+        "Expected logits [N, C] of a classifier, or logits [N, T, V] of a language model beside batches with labels; "
+        f"got {type(output).__name__ if shape is None else shape}. Pass forward= to return logits, give texts with "
         'lashley.text_batches, or pass outputs="none" to leave out what is measured at the output.'
     )
 
 
-def _columns(count: int, concepts: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
+def _own_columns(count: int, concepts: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
     if given is not None:
         for name, column in given.items():
             if not isinstance(column, int) or not 0 <= column < count:
                 raise DataError(
-                    f"Expected columns= to give outputs from 0 to {count - 1}, got {column!r} for {name!r}."
+                    f"Expected classes= to give outputs from 0 to {count - 1}, got {column!r} for {name!r}."
                 )
         if missing := [name for name in concepts if name not in given]:
-            raise DataError(f"Expected columns= to name the output of every concept, got none for {missing[0]!r}.")
+            raise DataError(f"Expected classes= to name the output of every concept, got none for {missing[0]!r}.")
         return dict(given)
     if all(name.isdecimal() and int(name) < count for name in concepts):
         return {str(place): place for place in range(count)}
@@ -210,7 +210,7 @@ def _columns(count: int, concepts: Sequence[str], given: Mapping[str, int] | Non
         return {name: place for place, name in enumerate(concepts)}
     raise DataError(
         f"Expected {count} concepts, one for each output, or names that are numbers of outputs; got {len(concepts)}: "
-        f"{', '.join(concepts[:5])}. Say which output stands for which with columns={{concept: number}}."
+        f"{', '.join(concepts[:5])}. Say which output stands for which with classes={{concept: number}}."
     )
 
 
@@ -231,8 +231,8 @@ def _answer(logits: Tensor) -> Tensor:
 def _finite(title: str, logits: Tensor, number: int) -> Tensor:
     if not torch.isfinite(logits).all():
         raise RecordingError(
-            f"Expected finite outputs of {title}, got nan or inf for batch {number}. Check that batch and the precision; "
-            "where a network breaks down in its null state, give another one with null=."
+            f"Expected finite outputs of {title}, got nan or inf for batch {number}. Check that batch and the "
+            "precision; where a network breaks down in its null state, give another one with null=."
         )
     return logits.detach()
 

@@ -37,9 +37,10 @@ OUTPUT = (
         "cosine", "cosine", "higher", None, "Reactivation: of the logits on the target's samples, with the network's."
     ),
 )
-"""What is measured at the output. For a language model a sample is a text, and "answered" is the probability of its answer
-per token. Also in ``EditCriteria.output``: ``own`` (the untouched network's share), ``necessity_chance`` (the same as
-``necessity`` with chance taken off both), ``null`` and ``null_induction`` (the null state without anything injected).
+"""What is measured at the output. For a language model a sample is a text, and "answered" is the probability of its
+answer per token. Also in ``EditCriteria.output``: ``own`` (the untouched network's share), ``necessity_chance`` (the
+same as ``necessity`` with chance taken off both), ``null`` and ``null_induction`` (the null state without anything
+injected).
 """
 
 LAYER = (
@@ -75,8 +76,9 @@ LAYER = (
     Column("cka", "CKA", "higher", None, "Target: injected with the network.", "the whole network edited"),
     Column("norm", "||E||/||W||", None, None, "Moves with the spectral cut."),
 )
-"""What is measured in a layer (`lashley.criteria.LayerCriteria`): errors, of which 0 is the best, and two resemblances."""
+"""What is measured in a layer (`LayerCriteria`): errors, of which 0 is the best, and two resemblances."""
 
+_COMPARED = tuple(column.key for column in LAYER[:2] + LAYER[4:9])
 _ABLATION = ("ablated", "necessity", "fall_mean", "fall_worst", "kl", "like_retrained")
 
 
@@ -90,7 +92,7 @@ def result_of(found: Findings, provenance: Mapping[str, Any]) -> Result:
         if found.engram.doses:
             tables.append(_doses(found))
             charts.append(_dose_chart(found))
-    tables.append(_controls(found))
+    tables += [_means(found), _controls(found)]
     return Result(
         study="check",
         title=f"Is the engram of {target} one? Four criteria, with controls",
@@ -107,7 +109,7 @@ def text_of(found: Findings) -> str:
     parts = [_summary(found)]
     if found.kind:
         parts.append(_columns(_outputs(found), ("necessity", "kl", "cosine", "like_retrained")))
-    parts.append(_columns(_layers(found), ()))
+    parts += [_columns(_layers(found), ()), _columns(_means(found), ())]
     return "\n\n".join(parts)
 
 
@@ -134,7 +136,7 @@ def _outputs(found: Findings) -> Table:
             reader,
             "target" if retrained else None,
             "share",
-            "The target's samples that this reader, fitted anew to the ablated network's features, recognises among all.",
+            "The target's samples that a reader recognises, fitted anew to the ablated network's features.",
             "read from the features",
         )
         for reader in readers
@@ -196,20 +198,11 @@ def _layers(found: Findings) -> Table:
 
 
 def _controls(found: Findings) -> Table:
-    edits = [edit for edit in (found.engram, *found.controls.values()) if edit.layers]
-    keys = (
-        "rho_plus",
-        "rho_minus",
-        "necessity",
-        "specificity_ablated",
-        "sufficiency",
-        "specificity_injected",
-        "cosine",
-    )
+    keys = _COMPARED
     rows = [
         {"where": f"{name}: {edit.title}", **{key: _layer_row(layer)[key] for key in keys}}
         for name in found.engram.layers
-        for edit in edits
+        for edit in _layered(found)
         for layer in [edit.layers[name]]
     ]
     kept = [key for key in keys if any(row[key] is not None for row in rows)]
@@ -218,6 +211,25 @@ def _controls(found: Findings) -> Table:
         "In the layers: the engram beside its controls",
         [Column("where", "layer: edit"), *(column for column in LAYER if column.key in kept)],
         [{key: value for key, value in row.items() if key in ("where", *kept)} for row in rows],
+    )
+
+
+def _means(found: Findings) -> Table:
+    """Over the layers, so that edits can be compared at a glance."""
+    rows = []
+    for edit in _layered(found):
+        values = {key: [_middle(_layer_row(layer)[key]) for layer in edit.layers.values()] for key in _COMPARED}
+        known = {key: [v for v in some if v is not None] for key, some in values.items()}
+        rows.append(
+            {"edit": edit.title, **{key: sum(some) / len(some) if some else None for key, some in known.items()}}
+        )
+    kept = [key for key in _COMPARED if any(row[key] is not None for row in rows)]
+    return Table(
+        "means",
+        "In the layers: the mean over them, of every edit",
+        [Column("edit", "edit"), *(column for column in LAYER if column.key in kept)],
+        [{key: value for key, value in row.items() if key in ("edit", *kept)} for row in rows],
+        row_notes={edit.title: _sentence(edit.note) for edit in _layered(found)},
     )
 
 
@@ -255,7 +267,7 @@ def _doses(found: Findings) -> Table:
 
 
 def _layer_charts(found: Findings) -> list[Chart]:
-    edits = [edit for edit in (found.engram, *found.controls.values()) if edit.layers]
+    edits = _layered(found)
     shown = (
         ("rho_plus", "What the edit misses of the target's responses (rho+, from moments)"),
         ("rho_minus", "What it does to the others' responses (rho-, from moments)"),
@@ -342,15 +354,15 @@ def _summary(found: Findings) -> str:
         ]
     else:
         lines = [
-            f"Is what was found in the weights the memory of {target}? Measured on {found.counts[0]} of its samples and "
-            f"{found.counts[1]} of {len(found.others)} other concept{'s' * (len(found.others) != 1)}."
+            f"Is what was found in the weights the memory of {target}? Measured on {found.counts[0]} of its samples "
+            f"and {found.counts[1]} of {len(found.others)} other concept{'s' * (len(found.others) != 1)}."
         ]
     if found.kind:
         engram, what = found.engram.output, "answered" if found.kind == "classes" else "the answer's probability"
-        rest = f"the others fall by {_points(engram['fall_mean'])} in the mean and {_points(engram['fall_worst'])} at worst"
         lines.append(
-            f"Without the engram ({what}): the target falls from {_share(engram['own'])} to {_share(engram['ablated'])}; "
-            f"{rest} ({found.engram.worst})."
+            f"Without the engram ({what}): the target falls from {_share(engram['own'])} to "
+            f"{_share(engram['ablated'])}, the others by {_points(engram['fall_mean'])} in the mean, "
+            f"{found.engram.worst!r} most, by {_points(engram['fall_worst'])}."
         )
         induced = engram.get("false_induction")
         lines.append(
@@ -361,8 +373,8 @@ def _summary(found: Findings) -> str:
         if found.retrained is not None:
             retrained = found.retrained.output
             lines.append(
-                f"A network that was trained without it: {_share(retrained['ablated'])} of the target; it is the measure, and "
-                "not zero."
+                f"The network that was trained without it answers {_share(retrained['ablated'])} of the target: "
+                "that is what to come near to, in every column."
             )
     lines += found.notes
     return "\n".join(lines)
@@ -380,9 +392,17 @@ def _nearest(found: Findings) -> str:
         return "There is no control to compare it with."
     best = max(edits, key=selectivity)
     return (
-        f"The most selective control is {best.title}: with it, the target falls to {_share(best.output['ablated'])} and the "
-        f"others by {_points(best.output['fall_mean'])}."
+        f"The most selective control ({best.title}): the target falls to {_share(best.output['ablated'])}, the others "
+        f"by {_points(best.output['fall_mean'])}."
     )
+
+
+def _layered(found: Findings) -> list[EditCriteria]:
+    return [edit for edit in (found.engram, *found.controls.values()) if edit.layers]
+
+
+def _middle(number: Number | float) -> float | None:
+    return number if number is None or isinstance(number, float) else number.value
 
 
 def _edits(found: Findings) -> list[EditCriteria]:

@@ -1,7 +1,7 @@
 """One network under measurement: what its layers read and put out in a forward pass, at the rows that count.
 
-Rows count as they did in the recording (`lashley.record`): padding never does. What belongs to one sample is added up, so
-that a batch leaves one number per sample behind and no activations.
+Rows count as they did in the recording (`lashley.record`): padding never does. What belongs to one sample is added up,
+so that a batch leaves one number per sample behind and no activations.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Watched:
         return self.subject.call(batch)
 
     def run(self, batch: Any, on_response: OnResponse, on_input: OnInput | None = None) -> object:
-        """The output for a batch; on the way ``on_response(layer, Z [M, *lead, O])`` of every call of every layer, after
-        ``on_input(layer, x)``.
+        """The output for a batch; on the way ``on_response(layer, Z [M, *lead, O])`` of every call of every layer,
+        after ``on_input(layer, x)``.
         """
         layers = self.subject.layers
 
@@ -89,7 +89,7 @@ class Watched:
     def run_with_masks(
         self, batch: Any, on_response: OnResponse, on_input: Callable[[str, Tensor, Tensor | None], None]
     ) -> object:
-        """`run`, where ``on_input(layer, x, mask)`` gets which rows count: bool over their first dims, or None for all."""
+        """`run`, with ``on_input(layer, x, mask)``: which rows count, bool over their first dims, or None for all."""
         identities = Identities()
 
         def entered(name: str, x: Tensor) -> None:

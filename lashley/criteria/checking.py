@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -58,7 +58,7 @@ def check(
     controls: Sequence[str] = CONTROLS,
     other: str | None = None,
     outputs: str = "auto",
-    columns: Mapping[str, int] | None = None,
+    classes: Mapping[str, int] | None = None,
     features: str | None = None,
     rows: Rows | None = None,
     forward: Forward | None = None,
@@ -70,12 +70,12 @@ def check(
     """The four criteria of an engram, specificity, reactivation, sufficiency and necessity, with controls.
 
     They are measured three times: in each layer from the recording's moments alone; in each layer on samples, with the
-    learned network's inputs and with the whole network edited; and at the output. Ablation is ``mu - alpha E``, injection
-    ``mu_0 + E`` into the null state. docs/criteria.md says how to read them.
+    learned network's inputs and with the whole network edited; and at the output. Ablation is ``mu - alpha E``,
+    injection ``mu_0 + E`` into the null state. docs/criteria.md says how to read them.
 
     Args:
-        model: the network that was recorded; given back as it was, to the byte. Edits are made in copies of it, of which
-            there are four at a time.
+        model: the network that was recorded; given back as it was, to the byte. Edits are made in copies of it, of
+            which there are four at a time.
         recording: with its moments (``keep="moments"``).
         concepts: the target: a name, a list that is pooled, or an engram of either.
         data: samples to measure on, held out or not: ``{concept: batches}`` or one iterable with ``concept_of``, as in
@@ -86,13 +86,14 @@ def check(
         null: "zero", "random" (`lashley.criteria.null`), a network or a state dict. An engram that is solved here is of
             ``W - W0`` (eq. 3).
         retrained: a network that was trained without the concept: what the ablated one should come near to.
-        train: samples that readers of the features are fitted on, in the form of ``data``; default: one half of ``data``,
-            and the other half is asked.
+        train: samples that readers of the features are fitted on, in the form of ``data``; default: one half of
+            ``data``, and the other half is asked.
         estimator, bias, layers: of an engram that is solved here, as in `recording.engram`.
         controls: which of `CONTROLS`.
         other: whose engram is the control "another concept"; default: the next concept of the recording.
-        outputs: "classes" (logits ``[N, C]``), "answers" (a language model, batches with ``labels``), "auto", or "none".
-        columns: ``{concept: number of its output}``; default: names that are numbers, or the order of the recording.
+        outputs: "classes" (logits ``[N, C]``), "answers" (a language model, batches with ``labels``), "auto", or
+            "none".
+        classes: ``{concept: number of its output}``; default: names that are numbers, or the order of the recording.
         features: the layer whose inputs are the features; default: the layer that is called last.
         rows, forward: as in `lashley.record`.
         resamples, level: of the bootstrap over samples, drawn again concept by concept.
@@ -100,8 +101,8 @@ def check(
         progress: None: a bar on a terminal, silence elsewhere.
 
     Raises:
-        DataError: a target without samples, too few of them or of others, labels that overlap, data that can be read once
-            only, outputs that are neither kind.
+        DataError: a target without samples, too few of them or of others, labels that overlap, data that can be read
+            once only, outputs that are neither kind.
         ModelError: an engram of another network, a null state of another architecture.
         RecordingError: a retrained network with another head, outputs or responses that are not finite.
         MomentError: a recording of products.
@@ -140,7 +141,7 @@ def check(
         return _from_recording(edits, moments, norms, settings)
     group = Group(names, edits.targets, resamples, level, seed)
     samples = _Samples(edits, stream, fitted, group, moments, norms, rows, forward, seed)
-    samples.listen(outputs, columns, features)
+    samples.listen(outputs, classes, features)
     return samples.criteria(tuple(doses), retrained, settings, progress)
 
 
@@ -170,14 +171,14 @@ class _Samples:
         self._reader: Readers | None = None
         self._reference: Sheet | None = None  # what the retrained network says
 
-    def listen(self, outputs: str, columns: Mapping[str, int] | None, features: str | None) -> None:
+    def listen(self, outputs: str, classes: Mapping[str, int] | None, features: str | None) -> None:
         """Find out from the first batch what the network's outputs are, and which layer reads its features."""
         batch, _ = next(iter(labelled(self.stream)))
         with resting(self.own):
             output = self.own.plain(batch)
         concepts = self.edits.recording.concepts
         model = self.own.subject.model
-        self.speech = speech_of(model, output, batch, outputs, concepts, self.edits.targets, columns)
+        self.speech = speech_of(model, output, batch, outputs, concepts, self.edits.targets, classes)
         if isinstance(self.speech, Classes):
             layer = features if features is not None else last_layer(self.own, batch)
             self._reader = Readers(layer, self.stream, self.train, self.group, self._seed)
@@ -247,7 +248,7 @@ class _Samples:
     def _doses(self, engram: Engram, known: Sheet, factors: tuple[float, ...]) -> tuple[Dose, ...]:
         """The ablation at several strengths; what is known of strengths 0 and 1 is not measured again."""
         assert self.speech is not None
-        hits = {}
+        hits: dict[Hashable, Tensor] = {}
         for factor in factors:
             if factor in (0, 1):
                 hits[factor] = known["ablated/hit" if factor else "own/hit"]
@@ -259,9 +260,8 @@ class _Samples:
                     f"the network ablated {factor:g} times", ablate(self.edits.model, engram, strengths)
                 )
             hits[factor] = said(self.own, edited, self.stream, self.speech)["ablated/hit"]
-        columns = {str(factor): values for factor, values in hits.items()}
-        target, others = (shares(self.group, columns, some) for some in (self.group.target, self.group.others))
-        return tuple(Dose(factor, target[str(factor)], others[str(factor)]) for factor in hits)
+        target, others = (shares(self.group, hits, some) for some in (self.group.target, self.group.others))
+        return tuple(Dose(factor, target[factor], others[factor]) for factor in factors)
 
     def _retrained(self, network: nn.Module) -> EditCriteria:
         """The same numbers of a network that never saw the target, where the ablated one's would stand."""
@@ -324,8 +324,9 @@ class _Samples:
         own = engram.output["own"]
         if isinstance(speech, Classes) and own is not None and own.value <= 1 / speech.count:
             warnings.warn(
-                f"The network answers {own.value:.1%} of the target's samples as their own, which is no better than chance: "
-                f"what is not known cannot be forgotten. Does columns= say which output is whose? Now: {speech.columns}.",
+                f"The network answers {own.value:.1%} of the target's samples as their own, no better than chance: "
+                f"what is not known cannot be forgotten. Does classes= say which output is whose? Now "
+                f"{speech.columns}.",
                 LashleyWarning,
                 stacklevel=4,
             )

@@ -1,0 +1,83 @@
+"""What a command line says about labelled data, and the data."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lashley.cli.common import positive
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from lashley.data import LabelledBatches
+
+__all__ = ["add_data", "for_model", "labelled"]
+
+_SOURCE = "a folder of pictures with a sub-folder per class, .npz, .pt or sklearn:digits"
+
+
+def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> argparse._ArgumentGroup:
+    """``--data`` and how it is read."""
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", required=required, metavar="SOURCE", help=_SOURCE)
+    data.add_argument("--limit-per-concept", type=positive, metavar="N", help="only the first N samples of each class")
+    data.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples per batch (default: 256)")
+    data.add_argument("--size", type=_size, metavar="HxW", help="scale pictures to this size; 32 means 32x32")
+    data.add_argument("--inputs-key", metavar="KEY", help="the inputs in an .npz or .pt file")
+    data.add_argument("--labels-key", metavar="KEY", help="the labels in an .npz or .pt file")
+    data.add_argument("--flatten", action="store_true", help="inputs as vectors")
+    data.add_argument(
+        "--normalize",
+        nargs=2,
+        type=_numbers,
+        metavar=("MEAN", "STD"),
+        help="(x - MEAN) / STD after the scaling to 0..1; one number each, or one per channel: 0.5,0.4,0.4 0.2,0.2,0.2",
+    )
+    return data
+
+
+def labelled(args: argparse.Namespace, source: str, only: list[str] | None = None) -> LabelledBatches:
+    """The data of ``source``.
+
+    Args:
+        only: these classes.
+    """
+    from lashley.data import load
+
+    mean, std = args.normalize or (None, None)
+    data = load(
+        source,
+        batch_size=args.batch_size,
+        size=args.size,
+        inputs_key=args.inputs_key,
+        labels_key=args.labels_key,
+        flatten=args.flatten,
+        mean=mean,
+        std=std,
+    )
+    data = data.only(only) if only else data
+    return data.limit(args.limit_per_concept) if args.limit_per_concept else data
+
+
+def for_model(data: LabelledBatches, model: nn.Module) -> LabelledBatches:
+    """The same, floats in the type of the model's first floating parameter."""
+    kind: torch.dtype | None = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    return replace(data, dtype=kind)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.lower().partition("x")
+    try:
+        return positive(height), positive(width or height)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, such as 32x48, got {text}") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, or several as 0.5,0.4,0.4, got {text}") from None
