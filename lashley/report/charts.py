@@ -75,16 +75,11 @@ def describe(chart: Chart) -> str:
     axes = [axis_label(chart.x_label, chart.x_unit), chart.y_label]
     parts = []
     for series in chart.series:
-        points = [(x, y) for x, y in zip(series.x, series.y, strict=True) if y is not None]
-        if not points:
-            parts.append(f"{series.name} none")
-        elif isinstance(points[0][0], str) or chart.kind == "points":
-            ends = [scale.text(end) for end in (min(y for _, y in points), max(y for _, y in points))]
-            parts.append(f"{series.name} {' to '.join(dict.fromkeys(ends))}")
-        else:
-            parts.append(
-                f"{series.name} {' to '.join(dict.fromkeys(scale.text(y) for _, y in (points[0], points[-1])))}"
-            )
+        values = [y for y in series.y if y is not None]
+        in_order = chart.kind == "lines" and not any(isinstance(x, str) for x in series.x)
+        values = values if in_order else sorted(values)
+        ends = dict.fromkeys(map(scale.text, values[:1] + values[-1:]))
+        parts.append(f"{series.name} {' to '.join(ends) or 'none'}")
     by = " by ".join(name for name in reversed(axes) if name)
     unit = f" in {scale.unit}" if scale.unit else ""
     return f"{drawn}: {chart.title}{f' ({by})' if by else ''}. Values{unit}: {'; '.join(parts)}."

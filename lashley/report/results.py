@@ -90,11 +90,12 @@ def page(results: Mapping[str, Result], *, side_by_side: bool = False) -> str:
         for entry in entries
         for chart in entry.result.charts
     ]
+    titles = {result.title for result in results.values()}
     return render(
         "results.html",
         pictures,
         vector=True,
-        title=entries[0].result.title if len(entries) == 1 else f"{len(entries)} results",
+        title=titles.pop() if len(titles) == 1 else f"{len(entries)} results",
         entries=entries,
         together=beside,
         files=[file.replace("\\", "/").rpartition("/")[2] for file in results],
