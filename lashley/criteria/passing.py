@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lashley.criteria.samples import Sheet, labelled
 from lashley.criteria.speaking import Classes, Speech
-from lashley.criteria.watching import Watched, by_sample, energies, of_samples, squares
+from lashley.criteria.watching import Watched, by_sample, counted, energies, of_samples, squares
 from lashley.data.concepts import Stream
 from lashley.errors import RecordingError
 from lashley.hooks import at_rest
@@ -200,9 +200,7 @@ class _Batch:
 
 def _features(name: str, layer: Layer, responses: Tensor, mask: Tensor | None, samples: int, chosen: Tensor) -> Tensor:
     """The responses of some samples, one long row each: ``[n, M * O * rows]``."""
-    rows = responses.movedim(0, -2).flatten(-2)  # [*lead, M * O]
-    if mask is not None:
-        rows = rows * mask.reshape(*mask.shape, *[1] * (rows.dim() - mask.dim()))
+    rows = counted(responses.movedim(0, -2).flatten(-2), mask)  # [*lead, M * O]
     return of_samples(name, layer, rows, samples, numbers=1)[chosen.to(rows.device)]
 
 

@@ -22,7 +22,7 @@ from lashley.observer import Forward, Rows
 from lashley.recording import Site
 from lashley.subject import Encoder, Subject
 
-__all__ = ["Watched", "by_sample", "energies", "of_samples", "products", "squares"]
+__all__ = ["Watched", "by_sample", "counted", "energies", "of_samples", "products", "squares"]
 
 _CHUNK = 2**24  # elements of unfolded rows held at a time: 64 MiB of float32
 
@@ -148,9 +148,14 @@ def squares(responses: Tensor) -> Tensor:
 
 def by_sample(name: str, layer: Layer, values: Tensor, mask: Tensor | None, samples: int) -> Tensor:
     """The sum over the rows of each sample that count: ``[*lead]`` to ``[N]``, on the host."""
-    if mask is not None:
-        values = values * mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim()))
-    return of_samples(name, layer, values, samples).sum(1).cpu()
+    return of_samples(name, layer, counted(values, mask), samples).sum(1).cpu()
+
+
+def counted(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The values with zeros where rows do not count, whatever is there: a row of padding may be nan."""
+    if mask is None:
+        return values
+    return values.where(mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim())), 0.0)
 
 
 def of_samples(name: str, layer: Layer, values: Tensor, samples: int, *, numbers: int = 0) -> Tensor:
