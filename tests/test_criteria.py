@@ -314,8 +314,10 @@ def test_numbers_at_the_output_are_shares_of_answers(known):
     blank = lashley.criteria.null_state(model, engram, "zero", 0).model
     own, ablated = answers(model, data), answers(lashley.ablate(model, engram), data)
     injected = answers(lashley.inject(blank, engram), data)
-    share = {key: {n: (a == int(n)).double().mean().item() for n, a in some.items()} for key, some in
-             (("own", own), ("ablated", ablated), ("injected", injected))}  # fmt: skip
+    share = {
+        key: {n: (a == int(n)).double().mean().item() for n, a in some.items()}
+        for key, some in (("own", own), ("ablated", ablated), ("injected", injected))
+    }
     out = found.engram.output
     assert share["own"]["2"] > 0.9 > 0.5 > share["ablated"]["2"]
     assert out["own"].value == pytest.approx(share["own"]["2"])
@@ -418,8 +420,13 @@ def test_batches_and_their_order_do_not_matter(known):
     small = {name: list(rows[name].flip(0).split(7)) for name in reversed(rows)}
     same(whole, lashley.check(model, recording, "1", small, controls=(), **QUICK))
     order = torch.randperm(240)
-    mixed = list(zip(torch.cat(list(rows.values()))[order].split(50),
-                     torch.arange(4).repeat_interleave(60)[order].split(50), strict=True))  # fmt: skip
+    mixed = list(
+        zip(
+            torch.cat(list(rows.values()))[order].split(50),
+            torch.arange(4).repeat_interleave(60)[order].split(50),
+            strict=True,
+        )
+    )
     same(whole, lashley.check(model, recording, "1", mixed, lambda batch: batch[1], controls=(), **QUICK))
 
 
@@ -427,8 +434,10 @@ def test_padding_does_not_matter():
     model, data = build("llama")
     recording = recorded(model, data)
     found = lashley.check(model, recording, "a", data, outputs="none", controls=(), **QUICK)
-    padded = {name: [{**b, "input_ids": b["input_ids"].masked_fill(b["attention_mask"] == 0, 7)} for b in batches]
-              for name, batches in data.items()}  # fmt: skip
+    padded = {
+        name: [{**b, "input_ids": b["input_ids"].masked_fill(b["attention_mask"] == 0, 7)} for b in batches]
+        for name, batches in data.items()
+    }
     same(found, lashley.check(model, recording, "a", padded, outputs="none", controls=(), **QUICK))
 
 

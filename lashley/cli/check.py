@@ -200,13 +200,13 @@ def _classes(given: list[str]) -> dict[str, int]:
 def _targets(out: Path) -> list[Path]:
     """The files that are written, refused before anything runs."""
     from lashley.report.results import check_target
+    from lashley.result import Result
 
     if out.suffix != ".json":
         raise UsageError(f"expected --out FILE.json, got {out}.")
-    targets = [out, out.with_suffix(".html")]
-    for target in targets:
-        check_target(target)
-    return targets
+    if out.exists():
+        Result.load(out)  # a result is replaced, anything else is not
+    return [out, check_target(out.with_suffix(".html"))]
 
 
 def _write(result: Any, targets: list[Path]) -> list[Path]:

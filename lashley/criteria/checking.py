@@ -232,7 +232,7 @@ class _Samples:
         if self.speech is None:
             return EditCriteria(title, note, layers)
         fell, worst = falls(self.group, whole.sheet)
-        dosed = self._doses(engram, whole.sheet, doses) if mine or title == self._dosed else ()
+        dosed = self._doses(engram, whole.sheet, doses) if doses and (mine or title == self._dosed) else ()
         return EditCriteria(
             title,
             note,

@@ -6,6 +6,7 @@ ones for every number, so that numbers of one check can be compared.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ class Group:
         for number, index in enumerate(self.members):
             values = stacked[index]
             found[0, number] = values.sum(0)
-            generator = torch.Generator().manual_seed(self._seed + number)
+            generator = torch.Generator().manual_seed(self._seed + zlib.crc32(self.names[number].encode()))
             step = max(1, _DRAWN // len(index))
             for start in range(0, self._resamples, step):
                 rows = min(step, self._resamples - start)

@@ -1,0 +1,100 @@
+"""The criteria of a language model: answers by their probability, rows by their labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import lashley
+from cases import CASES
+from editing import state
+from lashley.criteria import CONTROLS
+from lashley.errors import DataError
+from lashley.metrics import answers, reference
+
+QUICK = {"resamples": 20, "progress": False}
+
+
+def texts(name: str) -> tuple[nn.Module, dict[str, list[Any]]]:
+    """Prompts of three tokens and answers of six, padded on either side; a network that has seen them."""
+    model, data = CASES[name].build()
+    sets = {}
+    for concept, batches in data.items():
+        sets[concept] = []
+        for batch in batches:
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+            sets[concept].append({**batch, "labels": labels.masked_fill(batch["attention_mask"].cumsum(1) <= 3, -100)})
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(15):
+        for batch in (b for batches in sets.values() for b in batches):
+            optimizer.zero_grad()
+            model(**batch).loss.backward()
+            optimizer.step()
+    return model.eval(), sets
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def known(request: pytest.FixtureRequest) -> tuple[nn.Module, dict[str, list[Any]], lashley.Recording, Any]:
+    torch.manual_seed(0)
+    model, sets = texts(request.param)
+    recording = lashley.record(model, sets, progress=False)
+    return model, sets, recording, lashley.check(model, recording, "a", sets, **QUICK)
+
+
+def test_answers_are_measured_as_the_metrics_do(known):
+    model, sets, recording, found = known
+    assert found.kind == "answers" and found.counts == (18, 36)
+    before = {name: reference(model, batches) for name, batches in sets.items()}
+    own = {name: answers(model, batches).probability for name, batches in sets.items()}
+    names = list(found.engram.layers)
+    engram = lashley.Engram({n: d for n, d in recording.engram(model, "a").items() if n in names}, {"a": 1.0}, None)
+    with lashley.ablated(model, engram):
+        ablated = {name: answers(model, batches, before[name]) for name, batches in sets.items()}
+    out = found.engram.output
+    assert out["own"].value == pytest.approx(own["a"].mean().item(), rel=1e-4)
+    assert out["ablated"].value == pytest.approx(ablated["a"].probability.mean().item(), rel=1e-4)
+    assert out["necessity"].value == pytest.approx(1 - out["ablated"].value / out["own"].value)
+    falls = [(own[n] - ablated[n].probability).mean().item() for n in "bc"]
+    assert out["fall_mean"].value == pytest.approx(sum(falls) / 2, rel=1e-4)
+    assert out["fall_worst"].value == pytest.approx(max(falls), rel=1e-4)
+    kl = torch.cat([ablated[n].kl for n in "bc"]).mean().item()
+    assert out["kl"].value == pytest.approx(kl, rel=1e-3)
+    assert out["necessity"].value > 0.3, "the engram takes the answers away"
+
+
+def test_only_labelled_rows_count_in_the_layers(known):
+    *_, found = known
+    for name, layer in found.engram.layers.items():
+        assert layer.reactivation.value == pytest.approx(layer.recorded.rho_plus, rel=1e-3), name
+        assert layer.leak.value == pytest.approx(layer.recorded.rho_minus, rel=1e-3), name
+
+
+def test_what_has_no_meaning_for_answers_is_not_there(known):
+    """No class to be taken for, none to mask, none for a reader to recognise."""
+    *_, found = known
+    assert "false_induction" not in found.engram.output and "necessity_chance" not in found.engram.output
+    assert set(found.controls) == {*CONTROLS[:4], "engram of b"}
+    assert found.original.readers == {} and found.engram.readers == {}
+    result = found.result(command="-")
+    assert "false_induction" not in {column.key for column in result.tables[0].columns}
+    assert "the answer's probability" in str(found)
+
+
+def test_the_model_is_given_back(known):
+    model, sets, recording, _ = known
+    before = state(model)
+    lashley.check(model, recording, "b", sets, controls=("random samples",), doses=(), **QUICK)
+    assert state(model) == before
+
+
+def test_texts_without_an_answer_are_refused(known):
+    model, sets, recording, _ = known
+    empty = {name: [{**b, "labels": torch.full_like(b["labels"], -100)} for b in some] for name, some in sets.items()}
+    with pytest.raises(DataError, match="every text to have an answer, got none in row 0 of batch 0"):
+        lashley.check(model, recording, "a", empty, controls=(), **QUICK)
+    bare = {name: [{k: v for k, v in b.items() if k != "labels"} for b in some] for name, some in sets.items()}
+    with pytest.raises(DataError, match=r"logits \[N, T, V\] of a language model beside batches with labels"):
+        lashley.check(model, recording, "a", bare, controls=(), **QUICK)
