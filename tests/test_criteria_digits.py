@@ -18,7 +18,7 @@ from lashley.cli import main
 from lashley.result import Result
 
 # Digit 0 of a 64-128-64-10 network without biases (SGD at .1, 60 epochs, seed 0; 500 test images), from an independent
-# implementation of the formulas: on the training images with a cut of 1e-6, layer by layer and with the whole net edited.
+# implementation of the formulas: on the training images with a cut of 1e-6, layer by layer and then as a whole net.
 # The split is the same. The trained weights are not: momentum and batch size were not written down, and those below
 # were chosen because their accuracies and first numbers come nearest.
 ANCHOR = {

@@ -226,7 +226,7 @@ def test_a_thumbnail_is_dark_ink_on_white_paper():
 
 
 @pytest.mark.parametrize(
-    ("share", "says"), [(0.025895, "2.6 %"), (1, "100.0 %"), (0, "0.0 %"), (-0.0001, "0.0 %"), (-0.017, "-1.7 %")]
+    ("share", "says"), [(0.025895, "2.6 %"), (1, "100.0 %"), (0, "0.0 %"), (-0.0001, "0.0 %"), (-0.017, "−1.7 %")]
 )
 def test_percent(share, says):
     assert numbers.percent(share) == says.replace(" ", "\u00a0")

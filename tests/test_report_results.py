@@ -339,6 +339,19 @@ def test_bars_stand_beside_each_other_and_the_target_lies_across():
     assert second > first + 0.3
 
 
+@pytest.mark.parametrize("kind", ["lines", "points", "bars"])
+def test_an_interval_beside_its_value_is_drawn_where_it_is(kind):
+    series = [Series("a", ["x"], [1], low=[2], high=[3]), Series("aim", ["x"], [2], low=[1], high=[3], target=True)]
+    assert figures.svg(charts.draw(Chart("c", "C", series, kind=kind))).startswith(b"<?xml")
+
+
+def test_lines_after_the_seventh_have_another_look():
+    drawn = charts.draw(Chart("c", "C", [Series(str(i), [1, 2], [i, i]) for i in range(15)])).axes[0].lines
+    looks = {(line.get_color(), line.get_linestyle(), str(line.get_markerfacecolor())) for line in drawn}
+    assert len(drawn) == 15 and len({(line.get_color(), line.get_marker()) for line in drawn}) == 7
+    assert len(looks) >= 14
+
+
 @pytest.mark.parametrize(("rows", "columns", "cells"), [(3, 4, 12), (30, 30, 0)])
 def test_a_heat_map_writes_its_numbers_while_there_is_room(rows, columns, cells):
     names = [str(i) for i in range(columns)]
@@ -358,9 +371,17 @@ def test_colours_of_a_heat_map_part_at_zero_where_numbers_lie_on_both_sides():
     assert low[2] > 0.9 and high[2] > high[0]  # white to blue
 
 
-@pytest.mark.parametrize(("kind", "names"), [("bars", ["a" * 40, "b" * 30]), ("lines", ["a", "b"])])
+def test_names_are_no_formulas_and_long_ones_keep_both_ends():
+    names = ["_hidden", "$x^2$", *(f"model.decoder.layers.{i}.attention" for i in range(2))]
+    series = [Series(name, ["x"], [1], target=name == "_hidden") for name in names]
+    for kind in ("lines", "bars"):
+        shown = [text.get_text() for text in charts.draw(Chart("c", "C", series, kind=kind)).legends[0].get_texts()]
+        assert shown == ["_hidden", r"\$x^2\$", "model.de…yers.0.attention", "model.de…yers.1.attention"]
+
+
+@pytest.mark.parametrize(("kind", "names"), [("bars", ["a" * 20, "b" * 26, "c" * 9]), ("lines", ["a", "b"])])
 def test_categories_stand_at_the_axis_turned_where_they_are_long(kind, names):
-    axes = charts.draw(Chart("c", "C", [Series("s", names, [1, 2])], kind=kind)).axes[0]
+    axes = charts.draw(Chart("c", "C", [Series("s", names, range(len(names)))], kind=kind)).axes[0]
     labels = axes.get_xticklabels()
     assert [label.get_text() for label in labels] == names
     assert (labels[0].get_rotation() > 0) == (len(names[0]) > 5)

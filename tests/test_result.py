@@ -124,6 +124,10 @@ def test_what_is_as_it_would_be_anyway_is_not_in_the_file():
         (lambda: a_table(target_row=None), "a target for the column 'digit'.*target_row="),
         (lambda: Series("a", x=[1, 2], y=[1]), "2 values in y of the series 'a', one for each x; got 1"),
         (lambda: Series("a", x=[1], y=[1], low=[0]), "both low and high"),
+        (
+            lambda: Series("a", x=[1], y=[1], low=[1], high=[0]),
+            "low of the series 'a' not to lie above high, got 1 and 0",
+        ),
         (lambda: Series("a", x=[1], y=[math.inf]), "finite number in y of the series 'a', got inf"),
         (lambda: Series("a", x=[None], y=[1]), "a number in x of the series 'a', got None"),
         (lambda: a_chart(kind="pie"), "kind= of the chart 'cost' to be one of 'lines'"),

@@ -110,6 +110,8 @@ class View:
         """What the signs and marks in it mean, in a sentence each; ``close`` is how cells of that mark look."""
         found = [f"{sign} {WORDS[better]}" for better, sign in SIGNS.items() if better and self._has(better)]
         lines = ["; ".join(found)] if found else []
+        if any(head.unit == "points" for head in self.heads):
+            lines.append("points are percentage points")
         if "best" in self.marked:
             of = " within its result" if self.names else ""
             aside = ", rows for comparison aside" if self.marked & {"target", "reference"} else ""

@@ -52,6 +52,9 @@ class Series:
                 raise DataError(f"Expected {len(x)} values in {name} of {where}, one for each x; got {found}.")
         if bool(self.low) != bool(self.high):
             raise DataError(f"Expected both low and high of {where}, or neither; got one.")
+        for low, high in zip(self.low, self.high, strict=True):
+            if low is not None and high is not None and low > high:
+                raise DataError(f"Expected low of {where} not to lie above high, got {low} and {high}.")
 
 
 @dataclass(frozen=True)
