@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from helpers import gaussian
@@ -113,6 +114,20 @@ def test_a_seed_decides_runs_are_averaged_and_the_callers_generator_is_left_alon
     assert first.runs[1:] != other.runs[:-1]  # the runs of a seed are not those of the next one, moved by one
     assert first.nmi == pytest.approx(sum(first.runs) / 5) and len(set(first.runs)) > 1
     assert clustering(forget, retain, seed=1, runs=2).runs == first.runs[:2]
+
+
+def test_every_run_is_the_best_of_ten_starts() -> None:
+    cloud = gaussian(200, 8)
+    labels = [1] * 80 + [0] * 120
+    found = clustering(cloud[:80], cloud[80:], variant="homogeneity_kC", classes=6, runs=3)
+    draws = np.random.default_rng(0)
+    states = [int(draws.integers(2**31)) for _ in range(3)]
+    ten, one = (
+        [nmi_labels(labels, KMeans(6, n_init=starts, random_state=s).fit_predict(cloud.numpy())) for s in states]
+        for starts in (10, 1)
+    )
+    assert found.runs == pytest.approx(ten)
+    assert len(set(ten)) > 1 and ten != pytest.approx(one)
 
 
 def test_silenced_features_are_not_separate() -> None:

@@ -101,8 +101,9 @@ def test_it_is_high_for_what_looks_unseen_and_low_for_what_looks_learned() -> No
 def test_of_more_members_the_first_are_used() -> None:
     members, non_members, forget = soft(90, 0, sure=3), soft(60, 1), soft(40, 2, sure=2)
     first, last = ([part[rows] for part in members] for rows in (slice(60), slice(-60, None)))
-    found = mia_efficacy(members, non_members, forget, feature="probabilities")
-    assert found == mia_efficacy(first, non_members, forget, feature="probabilities")
+    for feature in ("confidence", "probabilities"):
+        found = mia_efficacy(members, non_members, forget, feature=feature)
+        assert found == mia_efficacy(first, non_members, forget, feature=feature)
     assert found != mia_efficacy(last, non_members, forget, feature="probabilities")
 
 

@@ -152,7 +152,7 @@ MODES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("probe", PROBES.values(), ids=PROBES)
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
 def test_the_callers_modes_change_nothing(probe: Callable[..., Reading], mode: Callable[[], Any]) -> None:
-    (x, y), (test, truth) = blobs({0: 30, 1: 30}, apart=0.4), blobs({0: 30, 1: 30}, seed=1, apart=0.4)
+    (x, y), (test, truth) = blobs({0: 30, 1: 30}, apart=0.4), blobs({0: 999, 1: 999}, seed=1, apart=0.4)
     expected = probe(x, y, test, truth)
     with mode():
         found = probe(x * 1.0, y, test * 1.0, truth)
