@@ -395,7 +395,7 @@ def test_doses(known):
     for dose in found.engram.doses:
         given = answers(lashley.ablate(model, engram, dose.factor), data)
         assert dose.target.value == pytest.approx((given["2"] == 2).double().mean().item())
-    assert [dose.factor for dose in found.controls["random, same response"].doses] == [0, 0.5, 1, 2]
+    assert [dose.factor for dose in found.controls["random, rescaled"].doses] == [0, 0.5, 1, 2]
     assert found.controls["random direction"].doses == ()
 
 

@@ -35,7 +35,7 @@ EXAMPLE = """\
 """
 _CONTROLS = {
     "direction": "random direction",
-    "response": "random, same response",
+    "rescaled": "random, rescaled",
     "subspace": "random subspace",
     "samples": "random samples",
     "another": "another concept",

@@ -316,9 +316,7 @@ class _Samples:
     @property
     def _dosed(self) -> str:
         """The control whose dose-response is shown beside the engram's: a random direction."""
-        return next(
-            (title for title in ("random, same response", "random direction") if title in self.edits.controls), ""
-        )
+        return next((title for title in ("random, rescaled", "random direction") if title in self.edits.controls), "")
 
     def _warn_of_chance(self, speech: Speech, engram: EditCriteria) -> None:
         own = engram.output["own"]

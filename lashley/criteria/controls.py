@@ -1,7 +1,7 @@
 """What an engram is compared with: edits of the same layers that know less of the concept, or nothing.
 
 random direction        a Gaussian matrix of the engram's norm, layer by layer, the bias's part apart
-random, same response   the same, of the norm with which all recorded rows answer as strongly as they do to the engram
+random, rescaled        the same, of the norm with which all recorded rows answer as strongly as they do to the engram
 random subspace         W - W0 on a random subspace, of as many dimensions as the engram's effective rank
 random samples          the engram of as many samples as the concept has, drawn from all that are measured on
 another concept         the engram of another concept of the recording
@@ -30,9 +30,9 @@ from lashley.observer import Forward, Rows
 from lashley.recorder import record
 from lashley.recording import Recording
 
-__all__ = ["CONTROLS", "Control", "another", "random_direction", "random_samples", "random_subspace", "same_response"]
+__all__ = ["CONTROLS", "Control", "another", "random_direction", "random_samples", "random_subspace", "rescaled"]
 
-CONTROLS = ("random direction", "random, same response", "random subspace", "random samples", "another concept")
+CONTROLS = ("random direction", "random, rescaled", "random subspace", "random samples", "another concept")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def random_direction(engram: Engram, seed: int) -> Control:
     )
 
 
-def same_response(control: Control, engram: Engram, recording: Recording) -> Control:
+def rescaled(control: Control, engram: Engram, recording: Recording) -> Control:
     """A random direction scaled until the recorded rows answer to it as strongly as to the engram: a norm alone says
     little, because directions in which rows hardly vary take most of it.
     """
@@ -83,7 +83,7 @@ def same_response(control: Control, engram: Engram, recording: Recording) -> Con
         return delta.scaled((wanted / found) ** 0.5 if found > 0 else 0.0)
 
     return Control(
-        "random, same response",
+        "random, rescaled",
         _with(control.engram, scale),
         "the same direction, scaled until all recorded rows respond to it as strongly as to the engram",
     )

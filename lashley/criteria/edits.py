@@ -76,8 +76,8 @@ class Edits:
             try:
                 if kind == "random direction":
                     made = direction
-                elif kind == "random, same response":
-                    made = against.same_response(direction, self.engram, self.recording)
+                elif kind == "random, rescaled":
+                    made = against.rescaled(direction, self.engram, self.recording)
                 elif kind == "random subspace":
                     made = against.random_subspace(self.engram, self.changes, seed)
                 elif kind == "another concept":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -79,6 +80,7 @@ LAYER = (
 """What is measured in a layer (`LayerCriteria`): errors, of which 0 is the best, and two resemblances."""
 
 _COMPARED = tuple(column.key for column in LAYER[:2] + LAYER[4:9])
+_BEYOND = 1.5  # errors that are drawn: where a random direction goes, the engram would be a line on the floor
 _ABLATION = ("ablated", "necessity", "fall_mean", "fall_worst", "kl", "like_retrained")
 
 
@@ -159,6 +161,7 @@ def _outputs(found: Findings) -> Table:
         [{key: value for key, value in row.items() if key in keys} for row in rows],
         note=" ".join(found.notes),
         target_row="retrained" if retrained else None,
+        reference_rows=("original", "null state"),
         row_notes={edit.title: _sentence(edit.note) for edit in _edits(found)},
     )
 
@@ -191,7 +194,7 @@ def _layers(found: Findings) -> Table:
     return Table(
         "layers",
         "In the layers: the engram",
-        [Column("layer", "layer"), *(column for column in LAYER if column.key in keys)],
+        [Column("layer", "layer"), *_unranked(keys)],
         [{key: value for key, value in row.items() if key in ("layer", *keys)} for row in rows],
         note="Shares of the norm of what was learned; 0 is the best, but for cosine and CKA. " + " ".join(found.notes),
     )
@@ -209,7 +212,7 @@ def _controls(found: Findings) -> Table:
     return Table(
         "controls",
         "In the layers: the engram beside its controls",
-        [Column("where", "layer: edit"), *(column for column in LAYER if column.key in kept)],
+        [Column("where", "layer: edit"), *_unranked(kept)],
         [{key: value for key, value in row.items() if key in ("where", *kept)} for row in rows],
     )
 
@@ -231,6 +234,11 @@ def _means(found: Findings) -> Table:
         [{key: value for key, value in row.items() if key in ("edit", *kept)} for row in rows],
         row_notes={edit.title: _sentence(edit.note) for edit in _layered(found)},
     )
+
+
+def _unranked(keys: Sequence[str]) -> list[Column]:
+    """The columns of layers where rows are of different layers, which do not compete."""
+    return [replace(column, better=None) for column in LAYER if column.key in keys]
 
 
 def _layer_row(layer: LayerCriteria) -> dict[str, Any]:
@@ -269,26 +277,46 @@ def _doses(found: Findings) -> Table:
 def _layer_charts(found: Findings) -> list[Chart]:
     edits = _layered(found)
     shown = (
-        ("rho_plus", "What the edit misses of the target's responses (rho+, from moments)"),
-        ("rho_minus", "What it does to the others' responses (rho-, from moments)"),
-        ("necessity", "Necessity: the ablated network against the null state, on the target"),
-        ("specificity_ablated", "Specificity: the ablated network against the network, on the others"),
-        ("sufficiency", "Sufficiency: the injected null state against the network, on the target"),
-        ("specificity_injected", "Specificity: the injected null state against the null state, on the others"),
+        (
+            "rho_plus",
+            "What the edit misses of the target's responses (rho+, from moments)",
+            "an edit of nothing misses 1",
+        ),
+        ("rho_minus", "What it does to the others' responses (rho-, from moments)", ""),
+        (
+            "necessity",
+            "Necessity: the ablated network against the null state, on the target",
+            "ablating nothing leaves 1",
+        ),
+        ("specificity_ablated", "Specificity: the ablated network against the network, on the others", ""),
+        (
+            "sufficiency",
+            "Sufficiency: the injected null state against the network, on the target",
+            "nothing injected: 1",
+        ),
+        ("specificity_injected", "Specificity: the injected null state against the null state, on the others", ""),
     )
-    return [
-        chart
-        for key, title in shown
-        if (
-            chart := _lines(
-                f"layers_{key}",
-                title,
-                [(e.title, list(e.layers), [_layer_row(layer)[key] for layer in e.layers.values()]) for e in edits],
-                x_label="layer",
-                y_label="error, 0 is the best",
-            )
+    charts = []
+    for key, title, note in shown:
+        lines = [(e.title, list(e.layers), [_layer_row(layer)[key] for layer in e.layers.values()]) for e in edits]
+        known = [middle for line in lines for v in line[2] if (middle := _middle(v)) is not None]
+        if not known:
+            continue
+        highest = max(known)
+        notes = [f"0 is the best; {note}." if note else "0 is the best."]
+        if highest > _BEYOND:
+            notes.append(f"What lies beyond {_BEYOND:g} is in the table.")
+        chart = _lines(
+            f"layers_{key}",
+            title,
+            lines,
+            x_label="layer",
+            y_label="error",
+            y_range=(0.0, min(_BEYOND, 1.1 * highest)) if highest > 0 else None,
+            note=" ".join(notes),
         )
-    ]
+        charts.append(chart)
+    return charts
 
 
 def _dose_chart(found: Findings) -> Chart:
@@ -298,21 +326,19 @@ def _dose_chart(found: Findings) -> Chart:
         for edit in edits
         for who in ("target", "others")
     ]
-    chart = _lines(
+    return _lines(
         "dose", "Dose and response", lines, x_label="strength of the ablation", y_label="answered", y_unit="share"
     )
-    assert chart is not None  # doses have numbers
-    return chart
 
 
 def _bars(found: Findings) -> Chart:
     edits = _edits(found)
     names = [edit.title for edit in edits]
     shown = (
-        ("ablated", "target still answered, ablated"),
-        ("fall_worst", "worst fall of another, ablated"),
-        ("injected", "target answered, injected"),
-        ("false_induction", "others taken for it, injected"),
+        ("ablated", "target, ablated"),
+        ("fall_worst", "worst fall, ablated"),
+        ("injected", "target, injected"),
+        ("false_induction", "others, injected"),
     )
     return Chart(
         "output_bars",
@@ -325,15 +351,16 @@ def _bars(found: Findings) -> Chart:
         kind="bars",
         y_label="share of samples" if found.kind == "classes" else "probability of the answer",
         y_unit="share",
-        note="Ablated, a good engram has low bars; injected, a high one and a low one.",
+        note="Ablated: how often the target is still answered, and by how much the concept falls that fell most; a good "
+        "engram has low bars. Injected into the null state: how often the target is answered, which should be often, and "
+        "how often others are taken for it, which should be seldom.",
     )
 
 
-def _lines(
-    name: str, title: str, lines: Iterable[tuple[str, Sequence[Any], Sequence[Any]]], **settings: Any
-) -> Chart | None:
+def _lines(name: str, title: str, lines: Iterable[tuple[str, Sequence[Any], Sequence[Any]]], **settings: Any) -> Chart:
+    """One line for each that has numbers."""
     kept = [line for line in lines if any(value is not None for value in line[2])]
-    return Chart(name, title, [_series(*line) for line in kept], **settings) if kept else None
+    return Chart(name, title, [_series(*line) for line in kept], **settings)
 
 
 def _series(name: str, x: Sequence[Any], values: Sequence[Number | float]) -> Series:
@@ -376,8 +403,7 @@ def _summary(found: Findings) -> str:
                 f"The network that was trained without it answers {_share(retrained['ablated'])} of the target: "
                 "that is what to come near to, in every column."
             )
-    lines += found.notes
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n\n" + "\n".join(found.notes)
 
 
 def _nearest(found: Findings) -> str:
@@ -418,14 +444,19 @@ def _sentence(text: str) -> str:
 
 
 def _share(number: Number) -> str:
-    return "(undefined)" if number is None else f"{number.value:.1%} [{number.low:.1%}, {number.high:.1%}]"
+    return _said(number, "%")
 
 
 def _points(number: Number) -> str:
+    return _said(number, "points")
+
+
+def _said(number: Number, unit: str) -> str:
+    """In hundredths, with the interval where it is wider than nothing."""
     if number is None:
         return "(undefined)"
-    value, low, high = (100 * part + 0.0 for part in number)
-    return f"{value:.1f} [{low:.1f}, {high:.1f}] points"
+    value, low, high = (f"{100 * part + 0.0:.1f}" for part in number)
+    return f"{value} {unit}" + (f" ({low} to {high})" if low != high else "")
 
 
 def _columns(table: Table, left_out: Sequence[str]) -> str:
