@@ -70,6 +70,26 @@ def test_data_that_can_be_read_again(model, recording):
     refuses(DataError, "train that can be read again", model, recording, "1", samples(), train=once)
 
 
+def test_samples_in_one_order(model, recording):
+    x = torch.cat([batches[0] for batches in samples().values()])
+    pairs = torch.utils.data.TensorDataset(x, torch.arange(3).repeat_interleave(20))
+    loader = torch.utils.data.DataLoader(pairs, batch_size=20, shuffle=True)
+    says = r"same samples in the same order at every reading, got others in batch 0.*shuffle=False"
+    refuses(DataError, says, model, recording, "1", loader, lambda batch: batch[1])
+
+    class Turned:
+        """From the second reading on, the last two batches have changed places."""
+
+        read = False
+
+        def __iter__(self) -> Any:
+            order = [0, 2, 1] if self.read else [0, 1, 2]
+            self.read = True
+            return iter([pairs[20 * n : 20 * n + 20] for n in order])
+
+    refuses(DataError, "got others in batch 1", model, recording, "1", Turned(), lambda batch: batch[1])
+
+
 def test_samples_of_one_concept_each(model, recording):
     batch = (torch.cat([b[0] for b in samples().values()]), torch.ones(60, 3, dtype=torch.bool))
     refuses(
@@ -270,6 +290,18 @@ def test_a_control_without_an_answer_is_left_out_and_said(model, recording):
     found = lashley.check(model, recording, "1", samples(), estimator=mixture, doses=(), layers=["2"], **QUICK)
     assert "random samples" not in found.controls and "random direction" in found.controls
     assert any("There is no control 'random samples'" in note for note in found.notes)
+
+
+def test_an_estimator_with_an_offset_where_there_is_no_bias(recording):
+    torch.manual_seed(1)
+    bare = mlp(6, 8, 3, bias=False).eval()
+    found = lashley.record(bare, samples(), progress=False)
+    erased = lashley.Leace(missing_bias="add")
+    checked = lashley.check(bare, found, "1", samples(), estimator=erased, outputs="none", **QUICK)
+    for layer in checked.engram.layers.values():
+        assert layer.reactivation.value == pytest.approx(layer.recorded.rho_plus, rel=1e-4)
+    first = checked.engram.layers["0"]
+    assert first.specificity_ablated.value == pytest.approx(first.leak.value, rel=1e-4)
 
 
 def test_overlapping_recordings_have_one_target(model):

@@ -16,10 +16,10 @@ from lashley.criteria.edits import ENGRAM, Edits, edits_of
 from lashley.criteria.findings import Dose, EditCriteria, LayerCriteria, Number
 from lashley.criteria.null import Null
 from lashley.criteria.numbers import falls, layer_criteria, output, shares
-from lashley.criteria.passing import Matrices, Quartet, local, masked, propagate, resting, said
+from lashley.criteria.passing import Matrices, Quartet, masked, propagate, resting, said
 from lashley.criteria.reading import Readers, last_layer
 from lashley.criteria.recorded import Recorded, engram_matrices, from_moments
-from lashley.criteria.samples import Group, Sheet, check_counts, labelled
+from lashley.criteria.samples import Group, Samples, Sheet, check_counts
 from lashley.criteria.speaking import Classes, Speech, speech_of
 from lashley.criteria.watching import Watched
 from lashley.data.concepts import Stream, check_data
@@ -27,7 +27,6 @@ from lashley.edit.apply import Alpha, ablate, inject
 from lashley.engram import Engram
 from lashley.errors import DataError, LashleyWarning
 from lashley.estimators import Estimator
-from lashley.ledger import Ledger, digest_of
 from lashley.observer import Forward, Rows
 from lashley.progress import track
 from lashley.recording import Recording
@@ -36,6 +35,8 @@ from lashley.stats import rank_correlation
 
 __all__ = ["DOSES", "check"]
 
+_SEEN = "The samples are those of the recording: on others the engram may fit worse."
+_UNSEEN = "The samples are not, as a whole, those of the recording; single ones may be."
 DOSES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 
@@ -110,12 +111,12 @@ def check(
     Warns:
         LashleyWarning: what `recording.engram` warns of; a network that answers no better than chance.
     """
-    stream = None if data is None else _stream("data", data, concept_of, concept_names)
-    fitted = None if train is None else _stream("train", train, concept_of, concept_names)
-    if stream is None and (fitted is not None or retrained is not None):
+    samples = None if data is None else _samples("data", data, concept_of, concept_names)
+    fitted = None if train is None else _samples("train", train, concept_of, concept_names)
+    if samples is None and (fitted is not None or retrained is not None):
         raise DataError("Expected data beside train= and retrained=, got none: there are no samples to ask them about.")
     edits = edits_of(model, recording, concepts, null, alpha, estimator, bias, layers, seed)
-    kinds = [kind for kind in controls if kind != "random samples" or stream is not None]
+    kinds = [kind for kind in controls if kind != "random samples" or samples is not None]
     settings = {
         "concepts": list(edits.targets),
         "alpha": _one(edits.alphas),
@@ -130,29 +131,28 @@ def check(
         "level": level,
         "seed": seed,
     }
-    names = [] if stream is None else [name for _, some in labelled(stream) for name in some]
-    if stream is not None:
-        check_counts(names, edits.targets)
-        edits.notes.append(_seen(recording, stream))
-    edits.compare(kinds, stream, other, seed, rows, forward)
+    if samples is not None:
+        check_counts(samples.concepts, edits.targets)
+        edits.notes.append(_SEEN if samples.shard in recording._shards else _UNSEEN)
+    edits.compare(kinds, samples, other, seed, rows, forward)
     moments = from_moments(recording, edits.engrams, model, edits.null.model, edits.targets, edits.alphas)
     norms = {title: engram.weight_norms() for title, engram in edits.engrams.items()}
-    if stream is None:
+    if samples is None:
         return _from_recording(edits, moments, norms, settings)
-    group = Group(names, edits.targets, resamples, level, seed)
-    samples = _Samples(edits, stream, fitted, group, moments, norms, rows, forward, seed)
-    samples.listen(outputs, classes, features)
-    return samples.criteria(tuple(doses), retrained, settings, progress)
+    group = Group(samples.concepts, edits.targets, resamples, level, seed)
+    run = _OnSamples(edits, samples, fitted, group, moments, norms, rows, forward, seed)
+    run.listen(outputs, classes, features)
+    return run.criteria(tuple(doses), retrained, settings, progress)
 
 
-class _Samples:
+class _OnSamples:
     """The check on samples, edit by edit."""
 
     def __init__(
         self,
         edits: Edits,
-        stream: Stream,
-        train: Stream | None,
+        samples: Samples,
+        train: Samples | None,
         group: Group,
         moments: Mapping[str, Mapping[str, Recorded]],
         norms: Mapping[str, Mapping[str, float]],
@@ -160,7 +160,7 @@ class _Samples:
         forward: Forward | None,
         seed: int,
     ) -> None:
-        self.edits, self.stream, self.train, self.group = edits, stream, train, group
+        self.edits, self.samples, self.train, self.group = edits, samples, train, group
         self._moments, self._norms, self._seed = moments, norms, seed
         layers = {name: delta.layer for name, delta in edits.engram.items()}
         sites = {name: site for site in edits.recording.sites for name in site.layers}
@@ -173,7 +173,7 @@ class _Samples:
 
     def listen(self, outputs: str, classes: Mapping[str, int] | None, features: str | None) -> None:
         """Find out from the first batch what the network's outputs are, and which layer reads its features."""
-        batch, _ = next(iter(labelled(self.stream)))
+        batch, _ = next(iter(self.samples))
         with resting(self.own):
             output = self.own.plain(batch)
         concepts = self.edits.recording.concepts
@@ -181,7 +181,7 @@ class _Samples:
         self.speech = speech_of(model, output, batch, outputs, concepts, self.edits.targets, classes)
         if isinstance(self.speech, Classes):
             layer = features if features is not None else last_layer(self.own, batch)
-            self._reader = Readers(layer, self.stream, self.train, self.group, self._seed)
+            self._reader = Readers(layer, self.samples, self.train, self.group, self._seed)
         elif features is not None:
             raise DataError("Expected features= beside a classifier only: readers recognise classes.")
 
@@ -195,10 +195,9 @@ class _Samples:
         """Everything, in the order of the tables."""
         original = EditCriteria("original", "the network as it is", readers=self._read(self.own))
         target = None if retrained is None else self._retrained(retrained)
-        measured = local(self.own, self.stream, self._matrices())
         edits = [(ENGRAM, self.edits.engram, "the engram"), *_of_controls(self.edits)]
         found = {
-            title: self._edit(title, engram, note, measured, doses)
+            title: self._edit(title, engram, note, doses)
             for title, engram, note in track(edits, len(edits), "checking", "edits", progress)
         }
         engram = found.pop(ENGRAM)
@@ -219,7 +218,7 @@ class _Samples:
             settings=settings,
         )
 
-    def _edit(self, title: str, engram: Engram, note: str, measured: Sheet, doses: tuple[float, ...]) -> EditCriteria:
+    def _edit(self, title: str, engram: Engram, note: str, doses: tuple[float, ...]) -> EditCriteria:
         mine = title == ENGRAM
         with warnings.catch_warnings():
             if not mine:
@@ -227,8 +226,9 @@ class _Samples:
             ablated = self._watch("the ablated network", ablate(self.edits.model, engram, self.edits.alphas))
             injected = self._watch("the injected network", inject(self.edits.null.model, engram))
         four = Quartet(self.own, self.null, ablated, injected)
-        whole = propagate(four, self.stream, self.speech, self.edits.targets, cka=mine)
-        layers = layer_criteria(self.group, title, self._moments[title], self._norms[title], measured, whole)
+        matrices = self._matrices(engram)
+        whole = propagate(four, self.samples, matrices, self.speech, self.edits.targets, cka=mine)
+        layers = layer_criteria(self.group, self._moments[title], self._norms[title], whole)
         if self.speech is None:
             return EditCriteria(title, note, layers)
         fell, worst = falls(self.group, whole.sheet)
@@ -259,7 +259,7 @@ class _Samples:
                 edited = self._watch(
                     f"the network ablated {factor:g} times", ablate(self.edits.model, engram, strengths)
                 )
-            hits[factor] = said(self.own, edited, self.stream, self.speech)["ablated/hit"]
+            hits[factor] = said({"ablated": edited}, self.samples, self.speech)["ablated/hit"]
         target, others = (shares(self.group, hits, some) for some in (self.group.target, self.group.others))
         return tuple(Dose(factor, target[factor], others[factor]) for factor in factors)
 
@@ -268,7 +268,7 @@ class _Samples:
         if self.speech is None:
             raise DataError('Expected outputs to compare with the retrained network, got outputs="none".')
         watched = Watched("the retrained network", network, {}, {}, forward=self.own.forward)
-        sheet = said(self.own, watched, self.stream, self.speech)
+        sheet = said({"own": self.own, "ablated": watched}, self.samples, self.speech)
         fell, worst = falls(self.group, sheet)
         found = output(self.group, sheet, self._chance, None)
         self._reference = sheet
@@ -282,7 +282,7 @@ class _Samples:
         )
 
     def _masked(self, speech: Classes, readers: Mapping[str, Number]) -> EditCriteria:
-        sheet = masked(self.own, self.stream, speech)
+        sheet = masked(self.own, self.samples, speech)
         fell, worst = falls(self.group, sheet)
         found = output(self.group, sheet, self._chance, self._reference)
         note = "the network as it is, its answers among the other classes only"
@@ -291,20 +291,17 @@ class _Samples:
     def _read(self, network: Watched) -> dict[str, Number]:
         return {} if self._reader is None else self._reader.recall(network)
 
-    def _matrices(self) -> Matrices:
-        """What is multiplied with the rows of every layer, as its weights are: W - W0, and of every edit E and what it
+    def _matrices(self, engram: Engram) -> Matrices:
+        """What is multiplied with the rows of every layer, in the type of its weights: W - W0, E, and what it
         misses.
         """
         found: dict[str, dict[str, tuple[Tensor, Tensor | None]]] = {}
         for layer, change in self.edits.changes.items():
-            wide = {"change": change}
-            for title, engram in self.edits.engrams.items():
-                part = engram_matrices(engram[layer])
-                wide |= {title: part, f"{title}/rest": change - part}
+            edit = engram_matrices(engram[layer])
             weight, dim = self.own.subject.weights[layer], self.edits.engram[layer].layer.dim
             kind = weight.dtype if weight.dtype.itemsize > 4 else torch.float32
             found[layer] = {}
-            for key, matrix in wide.items():
+            for key, matrix in (("change", change), ("edit", edit), ("missed", change - edit)):
                 m = matrix.to(weight.device, kind)
                 found[layer][key] = m[..., :dim], m[..., dim] if m.shape[-1] > dim else None
         return found
@@ -330,7 +327,7 @@ class _Samples:
             )
 
 
-def _stream(what: str, data: Any, concept_of: Callable[[Any], Any] | None, names: Sequence[str] | None) -> Stream:
+def _samples(what: str, data: Any, concept_of: Callable[[Any], Any] | None, names: Sequence[str] | None) -> Samples:
     """Data to measure on, which are read several times."""
     mapping = isinstance(data, Mapping)
     check_data(data, None if mapping else concept_of, None if mapping else names)
@@ -340,17 +337,7 @@ def _stream(what: str, data: Any, concept_of: Callable[[Any], Any] | None, names
             f"Expected {what} that can be read again and again, got an iterator: every edit is measured on the same "
             "samples. Give lists or DataLoaders."
         )
-    return stream
-
-
-def _seen(recording: Recording, stream: Stream) -> str:
-    """Whether these samples were recorded, as far as it can be told."""
-    ledger = Ledger()
-    for batch, members in stream:
-        ledger.enter(str(members.parts[0][0]) if stream.mapping and members.parts else "", digest_of(batch, members))
-    if ledger.shard() in recording._shards:
-        return "The samples are those of the recording: on others the engram may fit worse."
-    return "The samples are not, as a whole, those of the recording; single ones may be."
+    return Samples(stream)
 
 
 def _from_recording(

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from lashley.criteria.recorded import energy, engram_matrices
-from lashley.criteria.samples import labelled
-from lashley.data.concepts import Stream
+from lashley.criteria.samples import Samples
 from lashley.engram import Delta, Engram
 from lashley.errors import DataError, LashleyWarning
 from lashley.estimators import Estimator
@@ -117,7 +116,7 @@ def random_subspace(engram: Engram, changes: Mapping[str, Tensor], seed: int) ->
 def random_samples(
     model: nn.Module,
     engram: Engram,
-    stream: Stream,
+    samples: Samples,
     targets: Sequence[str],
     estimator: Estimator,
     base: nn.Module,
@@ -126,9 +125,8 @@ def random_samples(
     forward: Forward | None,
 ) -> Control:
     """The engram of as many samples as the targets have, whatever they show."""
-    concepts = [name for _, some in labelled(stream) for name in some]
-    count = sum(name in targets for name in concepts)
-    drawn = _Drawn(stream, len(concepts), count, seed)
+    count = sum(name in targets for name in samples.concepts)
+    drawn = _Drawn(samples, count, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LashleyWarning)  # of few rows: the note says how many samples there are
         found = record(
@@ -144,22 +142,23 @@ def random_samples(
     return Control(
         "random samples",
         _only(found, engram),
-        f"the engram of {count} of the {len(concepts)} samples, drawn at random (seed {seed})",
+        f"the engram of {count} of the {len(samples.concepts)} samples, drawn at random (seed {seed})",
     )
 
 
 class _Drawn:
     """Batches, some of whose samples are drawn at random."""
 
-    def __init__(self, stream: Stream, samples: int, count: int, seed: int) -> None:
-        self._stream = stream
-        self._rest = torch.ones(samples, dtype=torch.long)
-        self._rest[torch.randperm(samples, generator=torch.Generator().manual_seed(seed))[:count]] = 0
+    def __init__(self, samples: Samples, count: int, seed: int) -> None:
+        self._samples = samples
+        total = len(samples.concepts)
+        self._rest = torch.ones(total, dtype=torch.long)
+        self._rest[torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]] = 0
         self._now = self._rest[:0]
 
     def __iter__(self) -> Iterator[Any]:
         place = 0
-        for batch, concepts in labelled(self._stream):
+        for batch, concepts in self._samples:
             self._now = self._rest[place : place + len(concepts)]
             place += len(concepts)
             yield batch

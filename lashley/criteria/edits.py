@@ -11,7 +11,7 @@ from lashley.criteria import controls as against
 from lashley.criteria.controls import CONTROLS, Control
 from lashley.criteria.null import Null, NullState, null_state
 from lashley.criteria.recorded import change_of
-from lashley.data.concepts import Stream
+from lashley.criteria.samples import Samples
 from lashley.edit.apply import Alpha, alphas_of
 from lashley.edit.ties import sharers
 from lashley.engram import Engram
@@ -62,7 +62,7 @@ class Edits:
     def compare(
         self,
         kinds: Sequence[str],
-        stream: Stream | None,
+        samples: Samples | None,
         other: str | None,
         seed: int,
         rows: Rows | None,
@@ -85,11 +85,11 @@ class Edits:
                     made = against.another(
                         self.model, self.engram, self.recording, self.targets, other, self.estimator, base
                     )
-                elif stream is not None:
+                elif samples is not None:
                     made = against.random_samples(
                         self.model,
                         self.engram,
-                        stream,
+                        samples,
                         self.targets,
                         self.estimator,
                         self.null.model,

@@ -17,31 +17,24 @@ __all__ = ["falls", "layer_criteria", "output", "shares"]
 
 def layer_criteria(
     group: Group,
-    name: str,
     recorded: Mapping[str, Recorded],
     norms: Mapping[str, float],
-    local: Sheet,
     whole: Propagated,
 ) -> dict[str, LayerCriteria]:
     """Of every layer.
 
     Args:
-        name: of the edit in ``local``.
-        local: `lashley.criteria.passing.local`.
-        whole: `lashley.criteria.passing.propagate`.
+        whole: `lashley.criteria.passing.propagate`, with the matrices ``change`` (W - W0), ``edit`` and ``missed``.
     """
     found = {}
     for layer, moments in recorded.items():
-        columns: dict[Hashable, Tensor] = {
-            **{key: whole.sheet[layer, key] for key in _PROPAGATED},
-            **{key: local[layer, key] for key in ("change", name, f"{name}/rest")},
-        }
+        columns: dict[Hashable, Tensor] = {key: whole.sheet[layer, key] for key in _COLUMNS}
         columns["cosine"] = _cosine(columns)
         sums = group.sums(columns)
         found[layer] = LayerCriteria(
             recorded=moments,
-            reactivation=_root(sums, f"{name}/rest", "change", group.target),
-            leak=_root(sums, name, "change", group.others),
+            reactivation=_root(sums, "missed", "change", group.target),
+            leak=_root(sums, "edit", "change", group.others),
             necessity=_root(sums, "ablated/null", "gap", group.target),
             specificity_ablated=_root(sums, "ablated/own", "size", group.others),
             sufficiency=_root(sums, "injected/own", "gap", group.target),
@@ -53,7 +46,10 @@ def layer_criteria(
     return found
 
 
-_PROPAGATED = (
+_COLUMNS = (
+    "change",
+    "edit",
+    "missed",
     "size",
     "gap",
     "ablated/own",

@@ -18,16 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lashley.criteria.samples import Sheet, labelled
+from lashley.criteria.samples import Samples, Sheet
 from lashley.criteria.speaking import Classes, Speech
 from lashley.criteria.watching import Watched, by_sample, counted, energies, of_samples, squares
-from lashley.data.concepts import Stream
 from lashley.errors import RecordingError
 from lashley.hooks import at_rest
 from lashley.layers import Layer
 from lashley.stats import linear_cka
 
-__all__ = ["Matrices", "Propagated", "Quartet", "local", "masked", "propagate", "resting", "said"]
+__all__ = ["Matrices", "Propagated", "Quartet", "masked", "propagate", "resting", "said"]
 
 Matrices = Mapping[str, Mapping[str, tuple[Tensor, Tensor | None]]]
 """``{layer: {name: (matrix [M, O, D], bias [M, O] or None)}}``"""
@@ -54,41 +53,22 @@ class Propagated:
     cka: dict[str, float]
 
 
-def local(own: Watched, stream: Stream, matrices: Matrices) -> Sheet:
-    """``||A x||^2`` of every sample under ``(layer, name)`` for each of the matrices, x being what the layer reads."""
-    sheet, layers = Sheet(), own.subject.layers
-    with resting(own):
-        for number, batch, concepts in _batches(stream):
-            sheet.begin(concepts)
+def propagate(
+    four: Quartet, samples: Samples, matrices: Matrices, speech: Speech | None, targets: Sequence[str], cka: bool
+) -> Propagated:
+    """What the learned network's inputs make of an edit, layer by layer, and what becomes of responses and outputs when
+    the whole network is edited.
 
-            def read(
-                name: str, x: Tensor, mask: Tensor | None, samples: int = len(concepts), number: int = number
-            ) -> None:
-                for key, values in energies(layers[name], x, matrices[name]).items():
-                    total = by_sample(name, layers[name], values, mask, samples)
-                    if not torch.isfinite(total).all():
-                        raise RecordingError(
-                            f"Expected finite responses, got nan or inf in layer {name!r} for batch {number}. Check "
-                            "that batch, or the model's precision."
-                        )
-                    sheet.add((name, key), total)
-
-            own.run_with_masks(batch, _ignore, read)
-    return sheet
-
-
-def propagate(four: Quartet, stream: Stream, speech: Speech | None, targets: Sequence[str], cka: bool) -> Propagated:
-    """What becomes of responses and outputs when the whole network is edited.
-
-    Under ``(layer, key)`` the squared norms, of every sample: ``size`` of Z(mu), ``gap`` of Z(mu) - Z(mu_0), and of
-    both edited networks the distances to ``own`` and ``null``; and what `said` has of the four.
+    Under ``(layer, key)`` squared norms, of every sample: of the rows times each of the matrices, by its name; ``size``
+    of Z(mu), ``gap`` of Z(mu) - Z(mu_0), and of both edited networks the distances to ``own`` and ``null``. And what
+    `said` has, of the four.
     """
     sheet, similar = Sheet(), defaultdict[str, list[float]](list)
     with resting(four.own, four.null, four.ablated, four.injected):
-        for number, batch, concepts in _batches(stream):
-            sheet.begin(concepts)
+        for number, (batch, concepts) in enumerate(samples):
+            sheet.begin(len(concepts))
             chosen = [place for place, name in enumerate(concepts) if name in targets] if cka else []
-            at = _Batch(four.own.subject.layers, sheet, len(concepts), chosen, similar)
+            at = _Batch(four.own.subject.layers, matrices, sheet, len(concepts), chosen, similar)
             outputs = {
                 "own": four.own.run_with_masks(batch, at.own, at.read),
                 "null": four.null.run(batch, at.null),
@@ -100,25 +80,25 @@ def propagate(four: Quartet, stream: Stream, speech: Speech | None, targets: Seq
     return Propagated(sheet, {name: sum(values) / len(values) for name, values in similar.items() if values})
 
 
-def said(own: Watched, edited: Watched, stream: Stream, speech: Speech) -> Sheet:
-    """What a network says of every sample: ``own/hit``, ``ablated/hit`` and the like for the learned and the edited one
-    (`lashley.criteria.speaking`), and ``ablated/kl`` and the like of the second beside the first.
+def said(networks: Mapping[str, Watched], samples: Samples, speech: Speech) -> Sheet:
+    """What networks say of every sample, as ``name/hit`` and the like (`lashley.criteria.speaking`); where there is one
+    called "own", also as ``ablated/kl`` and the like what another says beside it.
     """
     sheet = Sheet()
-    with resting(own, edited):
-        for number, batch, concepts in _batches(stream):
-            sheet.begin(concepts)
-            outputs = {"own": own.plain(batch), "ablated": edited.plain(batch)}
-            _say(sheet, speech, {"own": own, "ablated": edited}, outputs, batch, concepts, number)
+    with resting(*networks.values()):
+        for number, (batch, concepts) in enumerate(samples):
+            sheet.begin(len(concepts))
+            outputs = {name: network.plain(batch) for name, network in networks.items()}
+            _say(sheet, speech, networks, outputs, batch, concepts, number)
     return sheet
 
 
-def masked(own: Watched, stream: Stream, speech: Classes) -> Sheet:
+def masked(own: Watched, samples: Samples, speech: Classes) -> Sheet:
     """The same of the learned network with the target's outputs out of the question, whose divergence is infinite."""
     sheet = Sheet()
     with resting(own):
-        for number, batch, concepts in _batches(stream):
-            sheet.begin(concepts)
+        for number, (batch, concepts) in enumerate(samples):
+            sheet.begin(len(concepts))
             logits = speech.logits(own.title, own.plain(batch), batch, number)
             for key, shown in (("own", logits), ("ablated", speech.masked(logits))):
                 for name, values in speech.numbers(shown, batch, concepts).items():
@@ -132,20 +112,24 @@ class _Batch:
     def __init__(
         self,
         layers: Mapping[str, Layer],
+        matrices: Matrices,
         sheet: Sheet,
         samples: int,
         chosen: Sequence[int],
         similar: dict[str, list[float]],
     ) -> None:
-        self._layers, self._sheet, self._samples, self._chosen = layers, sheet, samples, torch.tensor(chosen)
-        self._similar = similar
+        self._layers, self._matrices, self._sheet, self._samples = layers, matrices, sheet, samples
+        self._chosen, self._similar = torch.tensor(chosen, dtype=torch.long), similar
         self._masks = defaultdict[str, list[Tensor | None]](list)
         self._own = defaultdict[str, list[Tensor]](list)
         self._null = defaultdict[str, list[Tensor]](list)
         self._calls = defaultdict[tuple[str, str], int](int)
 
     def read(self, name: str, x: Tensor, mask: Tensor | None) -> None:
+        call = len(self._masks[name])
         self._masks[name].append(mask)
+        for key, values in energies(self._layers[name], x, self._matrices[name]).items():
+            self._put(name, call, key, values)
 
     def own(self, name: str, z: Tensor) -> None:
         self._put(name, len(self._own[name]), "size", squares(z))
@@ -216,7 +200,7 @@ def _say(
     logits = {key: speech.logits(networks[key].title, output, batch, number) for key, output in outputs.items()}
     for key, shown in logits.items():
         found = speech.numbers(shown, batch, concepts)
-        if key in ("ablated", "injected"):
+        if key in ("ablated", "injected") and "own" in logits:
             found |= speech.beside(shown, logits["own"], batch)
         for name, values in found.items():
             sheet.add(f"{key}/{name}", values)
@@ -229,12 +213,3 @@ def resting(*networks: Watched) -> Iterator[None]:
         for network in networks:
             stack.enter_context(at_rest(network.subject.given))
         yield
-
-
-def _batches(stream: Stream) -> Iterator[tuple[int, Any, list[str]]]:
-    for number, (batch, concepts) in enumerate(labelled(stream)):
-        yield number, batch, concepts
-
-
-def _ignore(name: str, responses: Tensor) -> None:
-    """Nothing is done with a response."""

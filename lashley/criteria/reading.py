@@ -7,6 +7,7 @@ several. Readers are a ridge regression and the nearest class centre (`lashley.m
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -14,9 +15,8 @@ from torch import Tensor, nn
 
 from lashley.criteria.findings import Number
 from lashley.criteria.passing import resting
-from lashley.criteria.samples import Group, labelled
+from lashley.criteria.samples import Group, Samples
 from lashley.criteria.watching import Watched, of_samples
-from lashley.data.concepts import Stream
 from lashley.errors import DataError, RecordingError
 from lashley.hooks import tapped
 from lashley.layers import Layer, describe, places, unwrap
@@ -33,42 +33,41 @@ class Readers:
 
     Args:
         layer: whose inputs are the features.
-        stream: samples that are asked about.
-        train: that readers are fitted on; None: one half of the others, of every concept.
-        group: of the samples of ``stream``.
+        samples: that are asked about.
+        train: that readers are fitted on; None: one half of the samples, of every concept, and the other half is asked.
+        group: of the samples.
         seed: of the halves.
     """
 
-    def __init__(self, layer: str, stream: Stream, train: Stream | None, group: Group, seed: int) -> None:
-        self._layer, self._stream, self._train = layer, stream, train
-        concepts = [name for _, names in labelled(stream) for name in names]
-        self._own = torch.ones(len(concepts), dtype=torch.bool)
+    def __init__(self, layer: str, samples: Samples, train: Samples | None, group: Group, seed: int) -> None:
+        self._layer, self._samples, self._train = layer, samples, train
+        asked = torch.ones(len(samples.concepts), dtype=torch.bool)
         if train is None:
-            self._own[_half(concepts, seed)] = False
-        asked = [name for name, here in zip(concepts, self._own.tolist(), strict=True) if here]
-        self._asked, self._concepts = group.like(asked), asked
+            asked[_half(samples.concepts, seed)] = False
+        self._asked = asked
+        self._labels = list(compress(samples.concepts, asked.tolist()))
+        self._group = group.like(self._labels)
 
     def recall(self, network: Watched) -> dict[str, Number]:
         """By reader: the share of the target's samples that it recognises in the network's features. None where the
         features are the same for every sample.
         """
-        features, concepts = _features(network, self._layer, self._stream)
-        test = features[self._own]
+        features = _features(network, self._layer, self._samples)
+        test = features[self._asked]
         if self._train is None:
-            fitted = features[~self._own]
-            labels = [name for name, here in zip(concepts, self._own.tolist(), strict=True) if not here]
+            fitted, labels = features[~self._asked], list(compress(self._samples.concepts, (~self._asked).tolist()))
         else:
-            fitted, labels = _features(network, self._layer, self._train)
+            fitted, labels = _features(network, self._layer, self._train), self._train.concepts
         if (fitted == fitted[0]).all():
             return dict.fromkeys(READERS)
         columns: dict[Hashable, Tensor] = {}
         for reader, read in READERS.items():
-            found = read(fitted, labels, test, self._concepts)
+            found = read(fitted, labels, test, self._labels)
             named = [found.classes[place] for place in found.predicted.tolist()]
-            right = [answer == name for answer, name in zip(named, self._concepts, strict=True)]
+            right = [answer == name for answer, name in zip(named, self._labels, strict=True)]
             columns[reader] = torch.tensor(right, dtype=torch.float64)
-        sums = self._asked.sums(columns)
-        return {reader: sums.interval(sums.mean(reader, self._asked.target)) for reader in READERS}
+        sums = self._group.sums(columns)
+        return {reader: sums.interval(sums.mean(reader, self._group.target)) for reader in READERS}
 
 
 def last_layer(watched: Watched, batch: Any) -> str:
@@ -88,14 +87,13 @@ def last_layer(watched: Watched, batch: Any) -> str:
     return called[-1]
 
 
-def _features(watched: Watched, name: str, stream: Stream) -> tuple[Tensor, list[str]]:
-    """What a layer reads of every sample, averaged over positions: ``[N, D]``; and the concept of each."""
+def _features(watched: Watched, name: str, samples: Samples) -> Tensor:
+    """What a layer reads of every sample, averaged over positions: ``[N, D]``."""
     module = _module(watched, name)
     layer = describe(name, module)
     found: list[Tensor] = []
-    concepts: list[str] = []
     with resting(watched):
-        for batch, names in labelled(stream):
+        for batch, concepts in samples:
             read: list[Tensor] = []
 
             def keep(_: str, x: Tensor, read: list[Tensor] = read) -> None:
@@ -103,12 +101,11 @@ def _features(watched: Watched, name: str, stream: Stream) -> tuple[Tensor, list
 
             with tapped({name: module}, keep, layers={name: layer}):
                 watched.plain(batch)
-            means = torch.cat([_mean(layer, x, len(names)) for x in read], dim=1).to("cpu", torch.float64)
+            means = torch.cat([_mean(layer, x, len(concepts)) for x in read], dim=1).to("cpu", torch.float64)
             if not torch.isfinite(means).all():
                 raise RecordingError(f"Expected finite features of {watched.title}, got nan or inf at layer {name!r}.")
             found.append(means)
-            concepts += names
-    return torch.cat(found), concepts
+    return torch.cat(found)
 
 
 def _half(concepts: Sequence[str], seed: int) -> Tensor:

@@ -14,35 +14,93 @@ import torch
 from torch import Tensor
 
 from lashley.data.batches import batch_size
-from lashley.data.concepts import Stream
+from lashley.data.concepts import Members, Stream
 from lashley.errors import DataError
+from lashley.ledger import Ledger, digest_of
 from lashley.stats import Interval
 
-__all__ = ["LEAST", "Group", "Sheet", "Sums", "check_counts", "labelled"]
+__all__ = ["LEAST", "Group", "Samples", "Sheet", "Sums", "check_counts"]
 
 LEAST = 10  # samples of the target, and of the others: fewer say nothing about their spread
 _DRAWN = 2**24  # numbers of draws held at a time: 128 MiB
+
+
+class Samples:
+    """Samples to measure on, with their concepts: the same ones in the same order at every reading.
+
+    Attributes:
+        concepts: of every sample.
+        shard: digest of all batches, by which a recording of the same data is known.
+
+    Raises:
+        DataError: samples of several concepts or of none, a batch that does not say how many samples it has; later,
+            data that come in another order.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._first = ""
+        self.concepts: list[str] = []
+        ledger = Ledger()
+        for number, (batch, members) in enumerate(stream):
+            self.concepts += _concepts_of(number, batch, members)
+            digest = digest_of(batch, members)
+            self._first = self._first or digest
+            ledger.enter(str(members.parts[0][0]) if stream.mapping and members.parts else "", digest)
+        self.shard = ledger.shard()
+
+    def __iter__(self) -> Iterator[tuple[Any, list[str]]]:
+        """Every batch with the concept of each of its samples."""
+        place = 0
+        for number, (batch, members) in enumerate(self._stream):
+            concepts = _concepts_of(number, batch, members)
+            moved = number == 0 and digest_of(batch, members) != self._first
+            if moved or concepts != self.concepts[place : place + len(concepts)]:
+                raise DataError(
+                    f"Expected the same samples in the same order at every reading, got others in batch {number}: "
+                    "every edit is measured on the same ones. Give a DataLoader with shuffle=False and nothing random."
+                )
+            place += len(concepts)
+            yield batch, concepts
+
+
+def _concepts_of(number: int, batch: Any, members: Members) -> list[str]:
+    """The concept of each sample of a batch."""
+    if any(concept is None for concept, _ in members.parts):
+        raise DataError(
+            f"Expected every sample to belong to one concept, got bool labels in batch {number}, with which it may "
+            "belong to several or none. Give a mapping {concept: batches} of samples that do not overlap."
+        )
+    samples = members.samples if members.samples is not None else batch_size(batch)
+    if samples is None:
+        raise DataError(
+            f"Expected batch {number} to say how many samples it has, by tensors with the same first dim; got "
+            f"{type(batch).__name__}. Give one loader with concept_of, whose labels are counted."
+        )
+    concepts = [""] * samples
+    for concept, index in members.parts:
+        for place in range(samples) if index is None else index.tolist():
+            concepts[place] = str(concept)
+    return concepts
 
 
 class Sheet:
     """A number per sample under every key, in the order of the batches; what a batch does not enter is 0."""
 
     def __init__(self) -> None:
-        self.concepts: list[str] = []  # of every sample
         self._parts: dict[Hashable, list[tuple[int, Tensor]]] = {}
-        self._start = 0
+        self._start = self._stop = 0
 
-    def begin(self, concepts: Sequence[str]) -> None:
-        """A new batch, with the concept of each of its samples."""
-        self._start = len(self.concepts)
-        self.concepts += concepts
+    def begin(self, samples: int) -> None:
+        """A new batch of so many."""
+        self._start, self._stop = self._stop, self._stop + samples
 
     def add(self, key: Hashable, values: Tensor) -> None:
         """Numbers ``[N]`` of the batch; a second time under the same key they are added."""
         self._parts.setdefault(key, []).append((self._start, values.detach().to("cpu", torch.float64)))
 
     def __getitem__(self, key: Hashable) -> Tensor:
-        column = torch.zeros(len(self.concepts), dtype=torch.float64)
+        column = torch.zeros(self._stop, dtype=torch.float64)
         for start, values in self._parts.get(key, ()):
             column[start : start + len(values)] += values
         return column
@@ -129,31 +187,6 @@ class Sums:
         ends = torch.tensor([(1 - self._level) / 2, (1 + self._level) / 2], dtype=torch.float64)
         low, high = draws.quantile(ends).tolist()
         return Interval(value, low, high)
-
-
-def labelled(stream: Stream) -> Iterator[tuple[Any, list[str]]]:
-    """Every batch with the concept of each of its samples.
-
-    Raises:
-        DataError: samples of several concepts or of none, or a batch that does not say how many samples it has.
-    """
-    for number, (batch, members) in enumerate(stream):
-        if any(concept is None for concept, _ in members.parts):
-            raise DataError(
-                f"Expected every sample to belong to one concept, got bool labels in batch {number}, with which it may "
-                "belong to several or none. Give a mapping {concept: batches} of samples that do not overlap."
-            )
-        samples = members.samples if members.samples is not None else batch_size(batch)
-        if samples is None:
-            raise DataError(
-                f"Expected batch {number} to say how many samples it has, by tensors with the same first dim; got "
-                f"{type(batch).__name__}. Give one loader with concept_of, whose labels are counted."
-            )
-        concepts = [""] * samples
-        for concept, index in members.parts:
-            for place in range(samples) if index is None else index.tolist():
-                concepts[place] = str(concept)
-        yield batch, concepts
 
 
 def check_counts(concepts: Iterable[str], targets: Sequence[str]) -> None:

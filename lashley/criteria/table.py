@@ -351,9 +351,9 @@ def _bars(found: Findings) -> Chart:
         kind="bars",
         y_label="share of samples" if found.kind == "classes" else "probability of the answer",
         y_unit="share",
-        note="Ablated: how often the target is still answered, and by how much the concept falls that fell most; a good "
-        "engram has low bars. Injected into the null state: how often the target is answered, which should be often, and "
-        "how often others are taken for it, which should be seldom.",
+        note="Ablated: how often the target is still answered, and by how much the concept falls that fell most; a "
+        "good engram has low bars. Injected into the null state: how often the target is answered, which should be "
+        "often, and how often others are taken for it, which should be seldom.",
     )
 
 

@@ -77,11 +77,11 @@ class Watched:
                 weight, bias = layer.effective(module), layer.tensor(module, "bias") if layer.bias else None
                 assert weight is not None
                 absorbed = None if bias is None else layer.biases(bias)
-                on_response(name, products(layer, x.detach(), layer.matrix(weight), absorbed))
+                on_response(name, _wide(products(layer, x.detach(), layer.matrix(weight), absorbed)))
 
         def left(name: str, output: Tensor) -> None:
             if name not in self._hidden:
-                on_response(name, layers[name].responses(output.detach()))
+                on_response(name, _wide(layers[name].responses(output.detach())))
 
         with tapped(self.subject.modules, entered, left, layers=layers):
             return self.plain(batch)
@@ -144,6 +144,11 @@ def energies(layer: Layer, x: Tensor, matrices: Mapping[str, tuple[Tensor, Tenso
 def squares(responses: Tensor) -> Tensor:
     """``||z||^2`` of every row: ``[M, *lead, O]`` to ``[*lead]`` in float64."""
     return responses.square().sum(dim=(0, -1), dtype=torch.float64)
+
+
+def _wide(responses: Tensor) -> Tensor:
+    """In float32 or better: differences of numbers of 16 bits are mostly rounding."""
+    return responses.float() if responses.dtype.itemsize < 4 else responses
 
 
 def by_sample(name: str, layer: Layer, values: Tensor, mask: Tensor | None, samples: int) -> Tensor:
