@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import nn
 import lashley
 from cases import CASES
 from editing import state
+from lashley.cli import main
 from lashley.criteria import CONTROLS
 from lashley.errors import DataError
 from lashley.metrics import answers, reference
+from vocabularies import byte_level
 
 QUICK = {"resamples": 20, "progress": False}
 
@@ -88,6 +91,31 @@ def test_the_model_is_given_back(known):
     before = state(model)
     lashley.check(model, recording, "b", sets, controls=("random samples",), doses=(), **QUICK)
     assert state(model) == before
+
+
+def test_on_the_command_line(tmp_path, capsys):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_level()
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, pad_token_id=0)).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"question": f"What is {n}?", "answer": f"{n} is {n * 7 % 31} and {n * n}."} for n in range(36)]
+    names = {"forget": rows[:12], "retain": rows[12:]}
+    for name, some in names.items():
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in some))
+    sets = {name: lashley.text_batches(some, tokenizer) for name, some in names.items()}
+    lashley.record(model, sets, progress=False).save(tmp_path / "rec")
+    line = ["check", str(tmp_path / "rec"), "--model", str(tmp_path / "model"), "--concepts", "forget", "--texts"]
+    line += [f"{name}={tmp_path / name}.jsonl" for name in names]
+    settings = ["--controls", "another", "--doses", "1", "--resamples", "20", "--no-progress", "--layers", "down_proj"]
+    assert main([*line, *settings]) == 0
+    text = capsys.readouterr().out
+    assert "Measured on 12 of its samples and 24 of 1 other concept." in text and "engram of retain" in text
+    assert "The samples are those of the recording" in text
+    assert main([*line, line[-1], *settings]) == 2
+    assert "each name once, got 'retain=" in capsys.readouterr().err
 
 
 def test_texts_without_an_answer_are_refused(known):

@@ -172,7 +172,7 @@ def _texts(args: argparse.Namespace) -> dict[str, Any]:
         name, equals, source = pair.partition("=")
         if not name or not equals or not source or name in sets:
             raise UsageError(f"expected NAME=SOURCE after --texts, each name once, got {pair!r}.")
-        sets[name] = lashley.text_batches(source, tokenizer, batch_size=args.batch_size, **text_options(args))
+        sets[name] = lashley.text_batches(source, tokenizer, batch_size=args.batch_size or 16, **text_options(args))
     return sets
 
 

@@ -24,7 +24,7 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> argpa
     data = parser.add_argument_group("data")
     data.add_argument("--data", required=required, metavar="SOURCE", help=_SOURCE)
     data.add_argument("--limit-per-concept", type=positive, metavar="N", help="only the first N samples of each class")
-    data.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples per batch (default: 256)")
+    data.add_argument("--batch-size", type=positive, metavar="N", help="samples per batch (default: 256)")
     data.add_argument("--size", type=_size, metavar="HxW", help="scale pictures to this size; 32 means 32x32")
     data.add_argument("--inputs-key", metavar="KEY", help="the inputs in an .npz or .pt file")
     data.add_argument("--labels-key", metavar="KEY", help="the labels in an .npz or .pt file")
@@ -46,11 +46,12 @@ def labelled(args: argparse.Namespace, source: str, only: list[str] | None = Non
         only: these classes.
     """
     from lashley.data import load
+    from lashley.data.labelled import BATCH_SIZE
 
     mean, std = args.normalize or (None, None)
     data = load(
         source,
-        batch_size=args.batch_size,
+        batch_size=args.batch_size or BATCH_SIZE,
         size=args.size,
         inputs_key=args.inputs_key,
         labels_key=args.labels_key,
