@@ -504,6 +504,21 @@ def test_from_a_null_state_that_is_not_zero_the_engram_is_of_the_difference():
         assert layer.reactivation.value == pytest.approx(layer.recorded.rho_plus, rel=1e-6)
 
 
+def test_a_random_null_state_beside_shared_weights():
+    """A tied layer is left out before the state is drawn: the engram is of the weights that it is measured with."""
+    model = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 6)).double()
+    model[2].weight = model[0].weight
+    _, data = build("mlp")
+    recording = recorded(model, data)
+    found = lashley.check(model, recording, "a", data, null="random", outputs="none", controls=(), **QUICK)
+    assert list(found.engram.layers) == ["4"]
+    head = found.engram.layers["4"]
+    state = lashley.criteria.null_state(model, recording.engram(model, "a", layers=["4"]), "random", 0)
+    by_hand = recording.engram(model, "a", layers=["4"], base=state.model)
+    given = lashley.check(model, recording, by_hand, data, null=state.model, outputs="none", controls=(), **QUICK)
+    assert given.engram.layers["4"].recorded == head.recorded
+
+
 def test_in_the_zero_state_everything_else_stays():
     model, data = build("cnn")
     engram = recorded(model, data).engram(model, "a", bias=False)

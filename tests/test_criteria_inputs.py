@@ -80,14 +80,25 @@ def test_samples_in_one_order(model, recording):
     class Turned:
         """From the second reading on, the last two batches have changed places."""
 
-        read = False
+        read = 0
 
         def __iter__(self) -> Any:
             order = [0, 2, 1] if self.read else [0, 1, 2]
-            self.read = True
+            self.read += 1
             return iter([pairs[20 * n : 20 * n + 20] for n in order])
 
     refuses(DataError, "got others in batch 1", model, recording, "1", Turned(), lambda batch: batch[1])
+
+    class Shorter:
+        """From the second reading on, there is one batch."""
+
+        read = 0
+
+        def __iter__(self) -> Any:
+            self.read += 1
+            return iter([pairs[20 * n : 20 * n + 20] for n in range(3 if self.read == 1 else 1)])
+
+    refuses(DataError, "at every reading, got 20 of 60", model, recording, "1", Shorter(), lambda batch: batch[1])
 
 
 def test_samples_of_one_concept_each(model, recording):
@@ -249,6 +260,47 @@ def test_an_output_for_every_sample(model, recording):
 def test_a_network_that_does_not_know_the_concept_is_told(model, recording):
     with pytest.warns(LashleyWarning, match="no better than chance.*Does classes= say which output is whose"):
         lashley.check(model, recording, "2", samples(), controls=(), doses=(), **QUICK)
+
+
+def test_intervals_that_are_some(model, recording):
+    for settings in ({"resamples": -1}, {"level": 1.0}):
+        says = "resamples of 0 or more and a level between 0 and 1, got"
+        refuses(DataError, says, model, recording, "1", samples(), **settings)
+    found = lashley.check(model, recording, "1", samples(), controls=(), doses=(), resamples=0, progress=False)
+    assert all(number.low == number.value == number.high for number in found.engram.output.values())
+
+
+class Routed(nn.Module):
+    """Rows, or whole batches, go through another layer or not."""
+
+    def __init__(self, by_row: bool) -> None:
+        super().__init__()
+        self.by_row = by_row
+        self.gate, self.expert, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.gate(x)
+        chosen = x[:, 0] > x[:, 0].median() if self.by_row else (x.abs().sum() > 0).expand(len(x))
+        if chosen.any():
+            x = x.index_put((chosen.nonzero().flatten(),), self.expert(x[chosen]))
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("by_row", "says"),
+    [
+        (True, "rows of layer 'expert' to come sample by sample, got leading dims"),
+        (False, "layer 'expert' of the null state to be called like the learned network's, got other rows"),
+    ],
+)
+def test_rows_that_are_routed_by_the_weights(by_row, says):
+    torch.manual_seed(2)
+    network = Routed(by_row).eval()
+    found = lashley.record(network, samples(), progress=False)
+    settings = {"outputs": "none", "bias": True}
+    refuses(RecordingError, f"{says}.*out with layers=", network, found, "1", samples(), **settings)
+    left = lashley.check(network, found, "1", samples(), layers=["head"], outputs="none", controls=(), **QUICK)
+    assert list(left.engram.layers) == ["head"]
 
 
 def test_controls_that_are_known(model, recording):

@@ -136,9 +136,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         options |= {"estimator": chosen(args), "bias": not args.no_bias, "layers": patterns(args.layers)}
     criteria = lashley.check(model, recording, concepts, data, **options)
-    result = criteria.result(
-        data={"recording": args.recording, "samples": args.data or " ".join(args.texts or ["none"])}
-    )
+    result = criteria.result(recording=args.recording, samples=args.data or args.texts)
     written = _write(result, pages)
     text = "\n".join([str(criteria), *(["", *(f"written to {path}" for path in written)] if written else [])])
     document = {"out": [str(path) for path in written], "result": _plain(result)}

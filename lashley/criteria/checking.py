@@ -125,7 +125,10 @@ def check(
         "bias": any(delta.bias is not None for delta in edits.engram.values()),
         "layers": list(edits.engram),
         "controls": kinds,
-        "doses": list(doses),
+        "other": other,
+        "doses": list(dict.fromkeys(doses)),
+        "classes": None if classes is None else dict(classes),
+        "features": features,
         "outputs": outputs,
         "resamples": resamples,
         "level": level,
@@ -142,7 +145,7 @@ def check(
     group = Group(samples.concepts, edits.targets, resamples, level, seed)
     run = _OnSamples(edits, samples, fitted, group, moments, norms, rows, forward, seed)
     run.listen(outputs, classes, features)
-    return run.criteria(tuple(doses), retrained, settings, progress)
+    return run.criteria(tuple(dict.fromkeys(doses)), retrained, settings, progress)
 
 
 class _OnSamples:
@@ -216,6 +219,7 @@ class _OnSamples:
             counts=(_count(self.group, self.group.target), _count(self.group, self.group.others)),
             notes=(self.edits.null.note, *self.edits.notes),
             settings=settings,
+            data={"weights": self.edits.engram.base_fingerprint, "samples": self.samples.shard},
         )
 
     def _edit(self, title: str, engram: Engram, note: str, doses: tuple[float, ...]) -> EditCriteria:
@@ -321,7 +325,7 @@ class _OnSamples:
             warnings.warn(
                 f"The network answers {own.value:.1%} of the target's samples as their own, no better than chance: "
                 f"what is not known cannot be forgotten. Does classes= say which output is whose? Now "
-                f"{speech.columns}.",
+                f"{speech.outputs}.",
                 LashleyWarning,
                 stacklevel=4,
             )
@@ -363,6 +367,7 @@ def _from_recording(
         counts=(0, 0),
         notes=(edits.null.note, "From the moments of the recording alone: nothing was run.", *edits.notes),
         settings=settings,
+        data={"weights": edits.engram.base_fingerprint},
     )
 
 

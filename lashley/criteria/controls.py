@@ -29,7 +29,16 @@ from lashley.observer import Forward, Rows
 from lashley.recorder import record
 from lashley.recording import Recording
 
-__all__ = ["CONTROLS", "Control", "another", "random_direction", "random_samples", "random_subspace", "rescaled"]
+__all__ = [
+    "CONTROLS",
+    "Control",
+    "another",
+    "only",
+    "random_direction",
+    "random_samples",
+    "random_subspace",
+    "rescaled",
+]
 
 CONTROLS = ("random direction", "random, rescaled", "random subspace", "random samples", "another concept")
 
@@ -141,7 +150,7 @@ def random_samples(
         ).engram(model, "drawn", base=base, estimator=estimator, bias=_biased(engram))
     return Control(
         "random samples",
-        _only(found, engram),
+        only(found, engram),
         f"the engram of {count} of the {len(samples.concepts)} samples, drawn at random (seed {seed})",
     )
 
@@ -193,7 +202,7 @@ def another(
             model, other, base=base, estimator=estimator, bias=_biased(engram), check=False, layers=list(engram)
         )
     return Control(
-        f"engram of {other}", _only(found, engram), f"the engram of the concept {other!r}, by the same formula"
+        f"engram of {other}", only(found, engram), f"the engram of the concept {other!r}, by the same formula"
     )
 
 
@@ -201,7 +210,7 @@ def _biased(engram: Engram) -> bool:
     return any(delta.bias is not None for delta in engram.values())
 
 
-def _only(found: Engram, engram: Engram) -> Engram:
+def only(found: Engram, engram: Engram) -> Engram:
     """The same layers, where patterns may have matched more."""
     return Engram({name: found[name] for name in engram}, found.concepts, found.estimator, found.made_by)
 

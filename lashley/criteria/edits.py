@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, nn
 
 from lashley.criteria import controls as against
-from lashley.criteria.controls import CONTROLS, Control
+from lashley.criteria.controls import CONTROLS, Control, only
 from lashley.criteria.null import Null, NullState, null_state
 from lashley.criteria.recorded import change_of
 from lashley.criteria.samples import Samples
 from lashley.edit.apply import Alpha, alphas_of
 from lashley.edit.ties import sharers
 from lashley.engram import Engram
-from lashley.errors import DataError, ModelError, SolveError
+from lashley.errors import DataError, LashleyWarning, ModelError, SolveError
 from lashley.estimators import Estimator, Projection
 from lashley.layers import named_modules, unwrap
 from lashley.observer import Forward, Rows
@@ -124,9 +126,9 @@ def edits_of(
     """
     notes: list[str] = []
     if isinstance(concepts, Engram):
-        engram = _given(concepts, model, recording)
         if estimator is not None or layers is not None:
             raise DataError("Expected estimator= and layers= beside the names of concepts only; an engram has its own.")
+        engram = _unshared(_given(concepts, model, recording), model, notes)
         state = null_state(model, engram, null, seed)
         chosen = engram.estimator
         if chosen is None:
@@ -136,19 +138,13 @@ def edits_of(
         raise DataError(f"Expected a concept or a list of them, got weights {dict(concepts)}. Check them one by one.")
     else:
         chosen = estimator if estimator is not None else Projection()
-        plan = recording.engram(model, concepts, estimator=chosen, bias=bias, layers=layers)
-        state = null_state(model, plan, null, seed)
-        engram = plan
-        if state.name != "zero":  # eq. 3: of what was learned since
-            engram = recording.engram(model, concepts, estimator=chosen, bias=bias, layers=layers, base=state.model)
-    shared = sharers(unwrap(model), engram)
-    if shared:
-        kept = {name: delta for name, delta in engram.items() if name not in shared}
-        if not kept:
-            raise ModelError(f"Expected a layer whose weight is its own, got only shared ones: {', '.join(shared)}.")
-        notes.append(f"Left out, because their weights are shared with other modules: {', '.join(shared)}.")
-        engram = Engram(kept, engram.concepts, engram.estimator, engram.made_by)
+        solve = partial(recording.engram, model, concepts, estimator=chosen, bias=bias, layers=layers)
+        engram = _unshared(solve(), model, notes)
         state = null_state(model, engram, null, seed)
+        if state.name != "zero":  # eq. 3: of what was learned since
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LashleyWarning)  # which were given above
+                engram = only(solve(base=state.model), engram)
     if set(engram.concepts) == set(recording.concepts):
         raise DataError(
             "Expected recorded concepts beside the target, got none: nothing is left to be specific against."
@@ -156,6 +152,18 @@ def edits_of(
     changes = change_of(engram, model, state.model)
     strengths = alphas_of(engram, alpha)
     return Edits(model, recording, engram, tuple(engram.concepts), chosen, strengths, state, changes, notes=notes)
+
+
+def _unshared(engram: Engram, model: nn.Module, notes: list[str]) -> Engram:
+    """In the layers whose weights are their own."""
+    shared = sharers(unwrap(model), engram)
+    if not shared:
+        return engram
+    kept = {name: delta for name, delta in engram.items() if name not in shared}
+    if not kept:
+        raise ModelError(f"Expected a layer whose weight is its own, got only shared ones: {', '.join(shared)}.")
+    notes.append(f"Left out, because their weights are shared with other modules: {', '.join(shared)}.")
+    return Engram(kept, engram.concepts, engram.estimator, engram.made_by)
 
 
 def _given(engram: Engram, model: nn.Module, recording: Recording) -> Engram:

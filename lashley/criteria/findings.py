@@ -101,6 +101,7 @@ class Findings:
         counts: samples of the target, and of the others.
         notes: what a reader should know.
         settings: whatever changes numbers.
+        data: fingerprints of the weights and the samples.
     """
 
     concepts: tuple[str, ...]
@@ -113,3 +114,4 @@ class Findings:
     counts: tuple[int, int]
     notes: tuple[str, ...]
     settings: Mapping[str, Any]
+    data: Mapping[str, str]

@@ -75,6 +75,7 @@ def propagate(
                 "ablated": four.ablated.run(batch, partial(at.edited, "ablated")),
                 "injected": four.injected.run(batch, partial(at.edited, "injected")),
             }
+            at.check_calls()
             if speech is not None:
                 _say(sheet, speech, {name: getattr(four, name) for name in outputs}, outputs, batch, concepts, number)
     return Propagated(sheet, {name: sum(values) / len(values) for name, values in similar.items() if values})
@@ -152,6 +153,15 @@ class _Batch:
             self._put(name, call, "injected/dot", (z * own).sum(dim=(0, -1), dtype=torch.float64))
             self._compare(name, call, own, z)
 
+    def check_calls(self) -> None:
+        """Every layer was called as often in all networks."""
+        for name, calls in self._own.items():
+            found = {"the null state": len(self._null[name])}
+            found |= {f"the {which} network": self._calls[which, name] for which in ("ablated", "injected")}
+            for whose, count in found.items():
+                if count != len(calls):
+                    raise _routed(name, whose)
+
     def _put(self, name: str, call: int, key: str, values: Tensor) -> None:
         total = by_sample(name, self._layers[name], values, self._masks[name][call], self._samples)
         if not torch.isfinite(total).all():
@@ -165,10 +175,7 @@ class _Batch:
         """What the learned network put out at this call."""
         calls = self._own[name]
         if call >= len(calls) or calls[call].shape != z.shape:
-            raise RecordingError(
-                f"Expected layer {name!r} of {whose} to be called like the learned network's, got other rows: what is "
-                "routed to it depends on the weights. Leave it out with layers=."
-            )
+            raise _routed(name, whose)
         return calls[call]
 
     def _compare(self, name: str, call: int, own: Tensor, z: Tensor) -> None:
@@ -180,6 +187,13 @@ class _Batch:
             a, b = (_features(name, layer, values, mask, self._samples, some) for values in (own, z))
             if all((values != values[0]).any() for values in (a, b)):  # a silent layer resembles nothing
                 self._similar[name].append(linear_cka(a, b, unbiased=True))
+
+
+def _routed(name: str, whose: str) -> RecordingError:
+    return RecordingError(
+        f"Expected layer {name!r} of {whose} to be called like the learned network's, got other rows: what is routed "
+        "to it depends on the weights. Leave it out with layers=."
+    )
 
 
 def _features(name: str, layer: Layer, responses: Tensor, mask: Tensor | None, samples: int, chosen: Tensor) -> Tensor:

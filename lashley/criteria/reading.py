@@ -43,7 +43,7 @@ class Readers:
         self._layer, self._samples, self._train = layer, samples, train
         asked = torch.ones(len(samples.concepts), dtype=torch.bool)
         if train is None:
-            asked[_half(samples.concepts, seed)] = False
+            asked[_half(group.members, seed)] = False
         self._asked = asked
         self._labels = list(compress(samples.concepts, asked.tolist()))
         self._group = group.like(self._labels)
@@ -108,14 +108,12 @@ def _features(watched: Watched, name: str, samples: Samples) -> Tensor:
     return torch.cat(found)
 
 
-def _half(concepts: Sequence[str], seed: int) -> Tensor:
-    """The indices of one half of every concept's samples."""
+def _half(members: Sequence[Tensor], seed: int) -> Tensor:
+    """One half of each of several sets of indices, the larger where they are odd."""
     generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for name in dict.fromkeys(concepts):
-        index = torch.tensor([place for place, one in enumerate(concepts) if one == name])
-        parts.append(index[torch.randperm(len(index), generator=generator)[: -(-len(index) // 2)]])
-    return torch.cat(parts)
+    return torch.cat(
+        [index[torch.randperm(len(index), generator=generator)[: -(-len(index) // 2)]] for index in members]
+    )
 
 
 def _module(watched: Watched, name: str) -> nn.Module:

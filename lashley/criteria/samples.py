@@ -54,14 +54,20 @@ class Samples:
         place = 0
         for number, (batch, members) in enumerate(self._stream):
             concepts = _concepts_of(number, batch, members)
-            moved = number == 0 and digest_of(batch, members) != self._first
-            if moved or concepts != self.concepts[place : place + len(concepts)]:
-                raise DataError(
-                    f"Expected the same samples in the same order at every reading, got others in batch {number}: "
-                    "every edit is measured on the same ones. Give a DataLoader with shuffle=False and nothing random."
-                )
+            others = number == 0 and digest_of(batch, members) != self._first
+            if others or concepts != self.concepts[place : place + len(concepts)]:
+                raise _moved(f"others in batch {number}")
             place += len(concepts)
             yield batch, concepts
+        if place < len(self.concepts):
+            raise _moved(f"{place} of {len(self.concepts)}")
+
+
+def _moved(what: str) -> DataError:
+    return DataError(
+        f"Expected the same samples in the same order at every reading, got {what}: every edit is measured on the same "
+        "ones. Give a DataLoader with shuffle=False and nothing random."
+    )
 
 
 def _concepts_of(number: int, batch: Any, members: Members) -> list[str]:
@@ -119,11 +125,25 @@ class Group:
         concepts: of every sample.
         targets: the concepts in question.
         resamples, level, seed: of the bootstrap; 0 resamples: no intervals.
+
+    Attributes:
+        names: of the concepts, in the order in which they come.
+        members: the indices of each one's samples.
+        target, others: the places of the targets among the names, and of the rest.
+        counts: of each one's samples.
+
+    Raises:
+        DataError: resamples below 0, or a level outside of (0, 1).
     """
 
     def __init__(
         self, concepts: Sequence[str], targets: Sequence[str], resamples: int, level: float, seed: int
     ) -> None:
+        if resamples < 0 or not 0 < level < 1:
+            raise DataError(
+                f"Expected resamples of 0 or more and a level between 0 and 1, got {resamples} and {level}. A level of "
+                "0.95 leaves one in twenty outside."
+            )
         self.names = list(dict.fromkeys(concepts))
         place = {name: number for number, name in enumerate(self.names)}
         codes = torch.tensor([place[name] for name in concepts], dtype=torch.long)

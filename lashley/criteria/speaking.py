@@ -62,7 +62,7 @@ class Classes(Speech):
     kind = "classes"
 
     def __init__(self, count: int, classes: Mapping[str, int], targets: Sequence[str]) -> None:
-        self.count, self.columns = count, dict(classes)
+        self.count, self.outputs = count, dict(classes)
         self.own = sorted({classes[name] for name in targets})
 
     def logits(self, title: str, output: object, batch: Any, number: int) -> Tensor:
@@ -78,10 +78,10 @@ class Classes(Speech):
     def numbers(self, logits: Tensor, batch: Any, concepts: Sequence[str]) -> dict[str, Tensor]:
         if len(logits) != len(concepts):
             raise DataError(f"Expected an output for each of {len(concepts)} samples, got {len(logits)}.")
-        missing = next((name for name in concepts if name not in self.columns), None)
+        missing = next((name for name in concepts if name not in self.outputs), None)
         if missing is not None:
-            raise DataError(f"Expected classes= to name the output of {missing!r}, got {self.columns}.")
-        wanted = torch.tensor([self.columns[name] for name in concepts], device=logits.device)
+            raise DataError(f"Expected classes= to name the output of {missing!r}, got {self.outputs}.")
+        wanted = torch.tensor([self.outputs[name] for name in concepts], device=logits.device)
         best = logits == logits.max(1, keepdim=True).values
         shares = best.double() / best.sum(1, keepdim=True)
         return {
@@ -178,7 +178,7 @@ def speech_of(
     shape = None if found is None else list(found.shape)
     labels = batch.get("labels") if isinstance(batch, Mapping) else None
     if found is not None and found.dim() == 2 and kind in ("auto", "classes"):
-        return Classes(found.shape[1], _own_columns(found.shape[1], concepts, classes), targets)
+        return Classes(found.shape[1], _outputs(found.shape[1], concepts, classes), targets)
     if (
         found is not None
         and found.dim() == 3
@@ -194,7 +194,7 @@ def speech_of(
     )
 
 
-def _own_columns(count: int, concepts: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
+def _outputs(count: int, concepts: Sequence[str], given: Mapping[str, int] | None) -> dict[str, int]:
     if given is not None:
         for name, column in given.items():
             if not isinstance(column, int) or not 0 <= column < count:

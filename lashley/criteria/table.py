@@ -101,7 +101,7 @@ def result_of(found: Findings, provenance: Mapping[str, Any]) -> Result:
         summary=_summary(found),
         tables=tables,
         charts=charts,
-        provenance=made_by(seeds=[found.settings["seed"]], **provenance),
+        provenance=made_by(**{"seeds": [found.settings["seed"]], "data": found.data, **provenance}),
         settings=found.settings,
     )
 
