@@ -69,13 +69,10 @@ def propagate(
             sheet.begin(len(concepts))
             chosen = [place for place, name in enumerate(concepts) if name in targets] if cka else []
             at = _Batch(four.own.subject.layers, matrices, sheet, len(concepts), chosen, similar)
-            outputs = {
-                "own": four.own.run_with_masks(batch, at.own, at.read),
-                "null": four.null.run(batch, at.null),
-                "ablated": four.ablated.run(batch, partial(at.edited, "ablated")),
-                "injected": four.injected.run(batch, partial(at.edited, "injected")),
-            }
-            at.check_calls()
+            outputs = {"own": four.own.run_with_masks(batch, at.own, at.read)}
+            for which in ("null", "ablated", "injected"):
+                outputs[which] = getattr(four, which).run(batch, partial(at.other, which))
+                at.check_calls(which)
             if speech is not None:
                 _say(sheet, speech, {name: getattr(four, name) for name in outputs}, outputs, batch, concepts, number)
     return Propagated(sheet, {name: sum(values) / len(values) for name, values in similar.items() if values})
@@ -136,16 +133,17 @@ class _Batch:
         self._put(name, len(self._own[name]), "size", squares(z))
         self._own[name].append(z)
 
-    def null(self, name: str, z: Tensor) -> None:
-        call = len(self._null[name])
-        own = self._like(name, call, z, "the null state")
-        self._put(name, call, "gap", squares(own - z))
-        self._null[name].append(z)
-
-    def edited(self, which: str, name: str, z: Tensor) -> None:
+    def other(self, which: str, name: str, z: Tensor) -> None:
         call = self._calls[which, name]
         self._calls[which, name] += 1
-        own = self._like(name, call, z, f"the {which} network")
+        calls = self._own[name]
+        if call >= len(calls) or calls[call].shape != z.shape:
+            raise _routed(name, which)
+        own = calls[call]
+        if which == "null":
+            self._put(name, call, "gap", squares(own - z))
+            self._null[name].append(z)
+            return
         self._put(name, call, f"{which}/own", squares(z - own))
         self._put(name, call, f"{which}/null", squares(z - self._null[name][call]))
         if which == "injected":
@@ -153,14 +151,11 @@ class _Batch:
             self._put(name, call, "injected/dot", (z * own).sum(dim=(0, -1), dtype=torch.float64))
             self._compare(name, call, own, z)
 
-    def check_calls(self) -> None:
-        """Every layer was called as often in all networks."""
+    def check_calls(self, which: str) -> None:
+        """Every layer was called as often as in the learned network."""
         for name, calls in self._own.items():
-            found = {"the null state": len(self._null[name])}
-            found |= {f"the {which} network": self._calls[which, name] for which in ("ablated", "injected")}
-            for whose, count in found.items():
-                if count != len(calls):
-                    raise _routed(name, whose)
+            if self._calls[which, name] != len(calls):
+                raise _routed(name, which)
 
     def _put(self, name: str, call: int, key: str, values: Tensor) -> None:
         total = by_sample(name, self._layers[name], values, self._masks[name][call], self._samples)
@@ -170,13 +165,6 @@ class _Batch:
                 "precision; where a network breaks down in its null state, give another one with null=."
             )
         self._sheet.add((name, key), total)
-
-    def _like(self, name: str, call: int, z: Tensor, whose: str) -> Tensor:
-        """What the learned network put out at this call."""
-        calls = self._own[name]
-        if call >= len(calls) or calls[call].shape != z.shape:
-            raise _routed(name, whose)
-        return calls[call]
 
     def _compare(self, name: str, call: int, own: Tensor, z: Tensor) -> None:
         """CKA of the target's samples, some at a time."""
@@ -189,7 +177,8 @@ class _Batch:
                 self._similar[name].append(linear_cka(a, b, unbiased=True))
 
 
-def _routed(name: str, whose: str) -> RecordingError:
+def _routed(name: str, which: str) -> RecordingError:
+    whose = "the null state" if which == "null" else f"the {which} network"
     return RecordingError(
         f"Expected layer {name!r} of {whose} to be called like the learned network's, got other rows: what is routed "
         "to it depends on the weights. Leave it out with layers=."
