@@ -16,7 +16,7 @@ from cases import CASES, double, mlp
 from editing import state
 from helpers import assert_close, assert_near, gaussian
 from lashley.criteria import CONTROLS, Recorded
-from lashley.criteria.recorded import energy, root
+from lashley.criteria.recorded import energies_of, root
 from lashley.engram import Engram
 from lashley.errors import LashleyWarning
 from lashley.layers import unwrap
@@ -147,8 +147,9 @@ def test_all_concepts_together_are_what_was_learned():
     for name in recording.layers:
         weight = model.get_submodule(name).weight.detach()
         moments = recording.moments(None, name)
-        missed = energy(moments, (weight - total[name].weight.double()).unsqueeze(0))
-        assert missed == pytest.approx(0, abs=1e-12 * energy(moments, weight.unsqueeze(0)))
+        left = (weight - total[name].weight.double()).unsqueeze(0)
+        missed, whole = energies_of(moments, [left, weight.unsqueeze(0)])
+        assert missed == pytest.approx(0, abs=1e-12 * whole)
 
 
 def test_nothing_learned_is_no_number():
@@ -555,9 +556,11 @@ def test_also_after_an_exception(known):
     assert state(unwrap(model)) == before
 
 
-def test_vectors_of_the_energy_of_a_moment():
+def test_the_energy_of_a_moment_is_that_of_its_rows():
     rows = gaussian(7, 3)
     matrix = gaussian(2, 3, seed=1)
     for moment in (Moment.of(rows), Moment.of(torch.cat([rows] * 500))):
         wanted = (matrix @ rows.T).square().sum().item() * moment.count / 7
-        assert energy([moment], matrix.unsqueeze(0)) == pytest.approx(wanted)
+        assert energies_of([moment], [matrix.unsqueeze(0), 2 * matrix.unsqueeze(0)]) == pytest.approx(
+            [wanted, 4 * wanted]
+        )

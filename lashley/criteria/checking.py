@@ -138,7 +138,7 @@ def check(
         check_counts(samples.concepts, edits.targets)
         edits.notes.append(_SEEN if samples.shard in recording._shards else _UNSEEN)
     edits.compare(kinds, samples, other, seed, rows, forward)
-    moments = from_moments(recording, edits.engrams, model, edits.null.model, edits.targets, edits.alphas)
+    moments = from_moments(recording, edits.engrams, edits.changes, edits.targets, edits.alphas)
     norms = {title: engram.weight_norms() for title, engram in edits.engrams.items()}
     if samples is None:
         return _from_recording(edits, moments, norms, settings)

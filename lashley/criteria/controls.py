@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lashley.criteria.recorded import energy, engram_matrices
+from lashley.criteria.recorded import energies_of, engram_matrices
 from lashley.criteria.samples import Samples
 from lashley.engram import Delta, Engram
 from lashley.errors import DataError, LashleyWarning
@@ -87,7 +87,7 @@ def rescaled(control: Control, engram: Engram, recording: Recording) -> Control:
     def scale(delta: Delta) -> Delta:
         name = delta.layer.name
         moments = recording.moments(None, name)
-        wanted, found = (energy(moments, engram_matrices(one[name])) for one in (engram, control.engram))
+        wanted, found = energies_of(moments, [engram_matrices(one[name]) for one in (engram, control.engram)])
         return delta.scaled((wanted / found) ** 0.5 if found > 0 else 0.0)
 
     return Control(

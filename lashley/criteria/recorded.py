@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from lashley.engram import Delta, Engram
 from lashley.errors import DataError
 from lashley.layers import unwrap
-from lashley.moments import Diagonal, Moment, wide
-from lashley.parameters import matrices_of, parameters_of
+from lashley.moments import Diagonal, Moment, pool_all, wide
+from lashley.parameters import Parameters, matrices_of, parameters_of
 from lashley.recording import Recording
 
-__all__ = ["Recorded", "change_of", "energy", "engram_matrices", "from_moments", "root"]
+__all__ = ["Recorded", "change_of", "energies_of", "engram_matrices", "from_moments", "root"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,7 @@ class Recorded:
 def from_moments(
     recording: Recording,
     engrams: Mapping[str, Engram],
-    model: nn.Module,
-    null: nn.Module,
+    changes: Mapping[str, Tensor],
     targets: Sequence[str],
     alphas: Mapping[str, float],
 ) -> dict[str, dict[str, Recorded]]:
@@ -59,25 +58,24 @@ def from_moments(
 
     Args:
         engrams: of the same layers, with biases in the same ones.
-        model, null: the networks with ``W`` and ``W0``.
+        changes: ``W - W0`` by layer (`change_of`).
         targets: the concepts whose rows are ``X+``; all other recorded rows are ``X-``.
         alphas: strength of the ablation, by layer.
     """
-    first = next(iter(engrams.values()))
     found: dict[str, dict[str, Recorded]] = {name: {} for name in engrams}
-    changes = change_of(first, model, null)
     for layer, change in changes.items():
-        matrices = {"change": change}
-        for name, engram in engrams.items():
-            part = engram_matrices(engram[layer])
-            matrices |= {name: part, f"{name}/rest": change - part, f"{name}/alpha": change - alphas[layer] * part}
-        own, others = _energies(recording, layer, targets, matrices)
-        for name in engrams:
+        alpha = alphas[layer]
+        parts = {name: engram_matrices(engram[layer]) for name, engram in engrams.items()}
+        target, rest = _sides(recording, layer, targets)
+        missed = energies_of(target, [change, *(change - part for part in parts.values())])
+        spared = energies_of(rest, [change, *parts.values()])
+        left = missed if alpha == 1 else energies_of(target, [change, *(change - alpha * p for p in parts.values())])
+        for place, name in enumerate(parts, 1):
             found[name][layer] = Recorded(
-                rho_plus=root(own[f"{name}/rest"], own["change"]),
-                rho_minus=root(others[name], others["change"]),
-                necessity=root(own[f"{name}/alpha"], own["change"]),
-                specificity=root(alphas[layer] ** 2 * others[name], others["change"]),
+                rho_plus=root(missed[place], missed[0]),
+                rho_minus=root(spared[place], spared[0]),
+                necessity=root(left[place], left[0]),
+                specificity=root(alpha**2 * spared[place], spared[0]),
             )
     return found
 
@@ -88,9 +86,8 @@ def change_of(engram: Engram, model: nn.Module, null: nn.Module) -> dict[str, Te
     now, before = parameters_of(unwrap(model), layers), parameters_of(unwrap(null), layers)
     host = torch.device("cpu")
 
-    def matrices(name: str, parameters: Mapping[str, object]) -> Tensor:
-        absorbed = engram[name].bias is not None
-        return matrices_of(layers[name], parameters[name], absorbed, host, torch.float64)  # type: ignore[arg-type]
+    def matrices(name: str, parameters: Mapping[str, Parameters]) -> Tensor:
+        return matrices_of(layers[name], parameters[name], engram[name].bias is not None, host, torch.float64)
 
     return {name: matrices(name, now) - matrices(name, before) for name in layers}
 
@@ -103,18 +100,21 @@ def engram_matrices(delta: Delta) -> Tensor:
     return torch.cat([matrices, wide(delta.layer.biases(delta.bias)).cpu().unsqueeze(-1)], dim=-1)
 
 
-def energy(moments: Iterable[Moment], matrices: Tensor) -> float:
-    """``||A X||_F^2 = tr(A S A^T)``, over the matrices of a layer ``[M, O, D]``."""
-    total = 0.0
-    for moment, matrix in zip(moments, matrices, strict=True):
-        augmented = matrix.shape[1] > moment.dim
+def energies_of(moments: Iterable[Moment], matrices: Sequence[Tensor]) -> list[float]:
+    """``||A X||_F^2 = tr(A S A^T)`` for each A, over the matrices of a layer ``[M, O, D]``."""
+    stacked = torch.stack(list(matrices))  # [K, M, O, D]
+    total = torch.zeros(len(stacked), dtype=torch.float64)
+    for number, moment in enumerate(moments):
+        a = stacked[:, number]
+        augmented = a.shape[-1] > moment.dim
         if isinstance(moment, Diagonal):
-            total += (matrix.square() * moment.sum.to(matrix.device)).sum().item()
+            parts = a.square() * moment.sum.to(a.device)
         elif moment.thin:
-            total += (moment.design(augmented).to(matrix.device) @ matrix.T).square().sum().item()
+            parts = (a @ moment.design(augmented).to(a.device).T).square()
         else:
-            total += (matrix @ moment.matrix(augmented).to(matrix.device) * matrix).sum().item()
-    return max(total, 0.0)
+            parts = a @ moment.matrix(augmented).to(a.device) * a
+        total += parts.sum(dim=(1, 2)).cpu()
+    return total.clamp(min=0).tolist()
 
 
 def root(part: float, whole: float) -> float | None:
@@ -122,22 +122,19 @@ def root(part: float, whole: float) -> float | None:
     return (part / whole) ** 0.5 if whole > 0 else None
 
 
-def _energies(
-    recording: Recording, layer: str, targets: Sequence[str], matrices: Mapping[str, Tensor]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Of each of the matrices, on the target's rows and on all others."""
+def _sides(recording: Recording, layer: str, targets: Sequence[str]) -> tuple[list[Moment], list[Moment]]:
+    """The moments of the target's rows and of all others, for every matrix of a layer.
+
+    Sums of the concepts' moments, and no differences: where nothing is shared, the leak is to come out as 0.
+    """
     if not recording.overlapping:
-        own, others = dict.fromkeys(matrices, 0.0), dict.fromkeys(matrices, 0.0)
-        for concept in recording.concepts:
-            moments, side = recording.moments(concept, layer), own if concept in targets else others
-            for key, matrix in matrices.items():
-                side[key] += energy(moments, matrix)
-        return own, others
+        rest = [name for name in recording.concepts if name not in targets]
+        sides = (pool_all(recording.moments(name, layer) for name in names) for names in (targets, rest))
+        return next(sides), next(sides)
     if len(targets) > 1:
         raise DataError(
             f"Expected one target where recorded concepts may overlap, got {list(targets)}, whose common rows would "
             "count twice. Record their union as a concept of its own."
         )
-    everything, target = recording.moments(None, layer), recording.moments(targets[0], layer)
-    own = {key: energy(target, matrix) for key, matrix in matrices.items()}
-    return own, {key: max(energy(everything, matrix) - own[key], 0.0) for key, matrix in matrices.items()}
+    target, everything = recording.moments(targets[0], layer), recording.moments(None, layer)
+    return target, [whole.without(part) for whole, part in zip(everything, target, strict=True)]
