@@ -17,6 +17,7 @@ from editing import state
 from helpers import assert_close, assert_near, gaussian
 from lashley.criteria import CONTROLS, Recorded
 from lashley.criteria.recorded import energies_of, root
+from lashley.criteria.table import _axis
 from lashley.engram import Engram
 from lashley.errors import LashleyWarning
 from lashley.layers import unwrap
@@ -387,6 +388,14 @@ def test_a_retrained_network_is_the_measure(known):
     assert found.controls["engram of 3"].output["like_retrained"].value == pytest.approx(
         (mine == other).double().mean().item()
     )
+
+
+def test_layers_on_an_axis():
+    names = [f"model.layers.{n}.{part}" for n in range(2) for part in ("attn.q_proj", "mlp.up_proj")]
+    ends = ["0.attn.q_proj", "0.mlp.up_proj", "1.attn.q_proj", "1.mlp.up_proj", "lm_head"]
+    assert _axis([*names, "lm_head"]) == (ends, "layer")
+    assert _axis(["0", "2"]) == (["0", "2"], "layer") and _axis(["a.0", "b.0"]) == (["a.0", "b.0"], "layer")
+    assert _axis([str(n) for n in range(40)]) == (list(range(1, 41)), "layer, in the order of the table")
 
 
 def test_doses(known):

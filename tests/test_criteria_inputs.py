@@ -141,6 +141,12 @@ def test_the_engram_of_this_network(model, recording):
     refuses(ModelError, "recorded layers, got '2'", model, part, recording.engram(model, "1"))
 
 
+def test_biases_in_every_layer_or_in_none(model, recording):
+    halves = [recording.engram(model, "1", bias=bias, layers=[name]) for name, bias in (("0", True), ("2", False))]
+    mixed = lashley.Engram({**halves[0], **halves[1]}, {"1": 1.0}, halves[0].estimator)
+    refuses(DataError, "a share of every bias or of none", model, recording, mixed)
+
+
 def test_an_engram_has_its_own_formula(model, recording):
     engram = recording.engram(model, "1")
     says = "estimator= and layers= beside the names of concepts only"

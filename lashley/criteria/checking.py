@@ -76,7 +76,7 @@ def check(
 
     Args:
         model: the network that was recorded; given back as it was, to the byte. Edits are made in copies of it, of
-            which there are four at a time.
+            which three are held at a time, beside what was learned (``W - W0``) in float64 and every edit.
         recording: with its moments (``keep="moments"``).
         concepts: the target: a name, a list that is pooled, or an engram of either.
         data: samples to measure on, held out or not: ``{concept: batches}`` or one iterable with ``concept_of``, as in

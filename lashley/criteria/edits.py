@@ -174,6 +174,11 @@ def _given(engram: Engram, model: nn.Module, recording: Recording) -> Engram:
                 f"Expected an engram of recorded concepts, each with weight 1, got {engram.concepts}; there are "
                 f"{', '.join(recording.concepts)}. A weighted sum has no samples of its own: check its parts."
             )
+    if len({delta.bias is not None for delta in engram.values() if delta.layer.bias}) > 1:
+        raise DataError(
+            "Expected an engram with a share of every bias or of none, got some with and some without: other engrams "
+            "could not be compared with it. Solve it in one piece."
+        )
     modules = named_modules(unwrap(model))
     for name, delta in engram.items():
         if name not in recording.layers:

@@ -1,7 +1,7 @@
 """The criteria in Z-space from moments alone: no pass, no sample.
 
 With ``D = W - W0``, E the engram and ``S+``, ``S-`` the moments of the target's rows and of all others, the inputs
-being those of the learned network (vision.md 4, and table 1 of arXiv 2606.14997):
+being those of the learned network (AI Engram, arXiv 2606.14997, table 1):
 
     rho+ = ||(D - E) X+|| / ||D X+||,    rho+^2 = tr((D - E) S+ (D - E)^T) / tr(D S+ D^T)
     rho- = ||E X-|| / ||D X-||,          rho-^2 = tr(E S- E^T) / tr(D S- D^T)

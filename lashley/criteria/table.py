@@ -81,6 +81,7 @@ LAYER = (
 
 _COMPARED = tuple(column.key for column in LAYER[:2] + LAYER[4:9])
 _BEYOND = 1.5  # errors that are drawn: where a random direction goes, the engram would be a line on the floor
+_NAMED = 32  # layers whose names an axis has room for
 _ABLATION = ("ablated", "necessity", "fall_mean", "fall_worst", "kl", "like_retrained")
 
 
@@ -296,9 +297,10 @@ def _layer_charts(found: Findings) -> list[Chart]:
         ),
         ("specificity_injected", "Specificity: the injected null state against the null state, on the others", ""),
     )
+    axis, label = _axis(list(found.engram.layers))
     charts = []
     for key, title, note in shown:
-        lines = [(e.title, list(e.layers), [_layer_row(layer)[key] for layer in e.layers.values()]) for e in edits]
+        lines = [(e.title, axis, [_layer_row(layer)[key] for layer in e.layers.values()]) for e in edits]
         known = [middle for line in lines for v in line[2] if (middle := _middle(v)) is not None]
         if not known:
             continue
@@ -310,13 +312,25 @@ def _layer_charts(found: Findings) -> list[Chart]:
             f"layers_{key}",
             title,
             lines,
-            x_label="layer",
+            x_label=label,
             y_label="error",
             y_range=(0.0, min(_BEYOND, 1.1 * highest)) if highest > 0 else None,
             note=" ".join(notes),
         )
         charts.append(chart)
     return charts
+
+
+def _axis(layers: list[str]) -> tuple[list[Any], str]:
+    """Places of the layers along an axis: the ends of their names that tell them apart, or numbers of many."""
+    if len(layers) > _NAMED:
+        return list(range(1, len(layers) + 1)), "layer, in the order of the table"
+    parts = [name.split(".") for name in layers]
+    for kept in range(1, max(map(len, parts))):
+        short = [".".join(some[-kept:]) for some in parts]
+        if len(set(short)) == len(short):
+            return short, "layer"
+    return layers, "layer"
 
 
 def _dose_chart(found: Findings) -> Chart:
