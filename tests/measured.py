@@ -21,6 +21,12 @@ def _spread(x: Tensor) -> Tensor:
     return torch.stack([x, x + 1], -1)[..., 0]
 
 
+def _fixed(x: Tensor) -> np.ndarray:
+    array = x.numpy().copy()
+    array.flags.writeable = False
+    return array
+
+
 # Small integers and eighths survive all of them.
 FORMS: dict[str, Callable[[Tensor], Any]] = {
     "double": lambda x: x.double(),
@@ -29,6 +35,8 @@ FORMS: dict[str, Callable[[Tensor], Any]] = {
     "bfloat16": lambda x: x.bfloat16(),
     "numpy": lambda x: x.float().numpy(),
     "numpy half": lambda x: x.numpy().astype(np.float16),
+    "numpy read-only": _fixed,
+    "numpy backwards": lambda x: np.flip(np.flip(x.numpy(), 0).copy(), 0),
     "nested lists": lambda x: x.tolist(),
     "not contiguous": lambda x: _spread(x).T.contiguous().T if x.ndim == 2 else _spread(x),
     "with a graph": lambda x: x.clone().requires_grad_(),

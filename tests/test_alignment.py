@@ -42,10 +42,9 @@ def test_bounds() -> None:
 def test_what_uses_only_retained_directions_is_fully_aligned_and_what_uses_none_not_at_all() -> None:
     basis = torch.linalg.qr(gaussian(6, 6))[0]
     retain = gaussian(40, 2, seed=1) @ basis[:, :2].T
-    assert dimensional_alignment(gaussian(9, 2) @ basis[:, :2].T, retain, energy=1.0).value == pytest.approx(1)
-    assert dimensional_alignment(gaussian(9, 4) @ basis[:, 2:].T, retain, energy=1.0).value == pytest.approx(
-        0, abs=1e-12
-    )
+    inside, outside = gaussian(9, 2) @ basis[:, :2].T, gaussian(9, 4) @ basis[:, 2:].T
+    assert dimensional_alignment(inside, retain, energy=1.0).value == pytest.approx(1)
+    assert dimensional_alignment(outside, retain, energy=1.0).value == pytest.approx(0, abs=1e-12)
 
 
 def test_a_rotation_of_both_and_scales_of_each_change_nothing() -> None:

@@ -151,6 +151,7 @@ def test_a_large_mean_costs_no_digits() -> None:
         (gaussian(5), gaussian(5), False, r"\[samples, features\], got \[5\]"),
         (gaussian(5, 2), torch.ones(5, 2), False, "differ between samples, got one row repeated in y"),
         (torch.full((5, 2), torch.nan), gaussian(5, 2), False, "x to be finite, got 10 of 10"),
+        (torch.ones(5, 2) * 1j, gaussian(5, 2), False, "x to be real, got torch.complex64"),
     ],
 )
 def test_refused(x: Tensor, y: Tensor, unbiased: bool, says: str) -> None:

@@ -95,16 +95,8 @@ def test_forms(form: str) -> None:
         ([1.0, 2.0], {"level": 95}, "level between 0 and 1, got 95. 0.95 leaves"),
         ([1.0, 2.0], {"level": 1.0}, "level between 0 and 1"),
         ([1.0, 2.0], {"resamples": 0}, "at least 1 resample, got 0"),
-        (
-            [[1.0, 2.0], [3.0, 4.0]],
-            {"statistic": lambda rows: rows.mean(0)},
-            r"one number, got a tensor of shape \[2\]",
-        ),
-        (
-            [0.0, 1.0],
-            {"statistic": lambda rows: 1 / rows.sum()},
-            r"finite statistic, got 1 and nan or inf in \d+ of 1000",
-        ),
+        ([[1.0], [3.0]], {"statistic": lambda rows: rows[:, 0]}, r"one number, got a tensor of shape \[2\]"),
+        ([0.0, 1.0], {"statistic": lambda rows: 1 / rows.sum()}, r"got 1 and nan or inf in \d+ of 1000 resamples"),
     ],
 )
 def test_refused(values: Any, options: dict[str, Any], says: str) -> None:

@@ -137,6 +137,7 @@ def lists(part: tuple[Tensor, Tensor]) -> Any:
 FORMS: dict[str, Callable[[tuple[Tensor, Tensor]], Any]] = {
     "lists": lists,
     "numpy": lambda part: (part[0].numpy(), part[1].numpy()),
+    "numpy backwards": lambda part: (part[0].flip(0).numpy()[::-1], part[1].flip(0).numpy()[::-1]),
     "float": lambda part: (part[0].float(), part[1].int()),
     "transposed": lambda part: (part[0].T.contiguous().T, part[1]),
     "graph": lambda part: (part[0].clone().requires_grad_(), part[1].float()),

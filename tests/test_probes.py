@@ -47,9 +47,8 @@ def test_the_linear_probe_is_weighted_ridge_regression(digits: Data, count: int,
     mean = (weights[:, None] * x).sum(0)
     penalty = ridge * (weights[:, None] * (x - mean) ** 2).sum() / dim
     one_hot = (y[:, None] == torch.arange(10)).double()
-    oracle = Ridge(alpha=penalty.item(), solver="cholesky").fit(
-        x.numpy(), one_hot.numpy(), sample_weight=weights.numpy()
-    )
+    oracle = Ridge(alpha=penalty.item(), solver="cholesky")
+    oracle.fit(x.numpy(), one_hot.numpy(), sample_weight=weights.numpy())
     predicted = torch.from_numpy(oracle.predict(test.numpy()).argmax(1))
     found = linear_probe(x, y, test, truth, ridge=ridge)
     assert torch.equal(found.predicted, predicted)

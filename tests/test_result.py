@@ -141,6 +141,10 @@ def test_what_is_as_it_would_be_anyway_is_not_in_the_file():
         (lambda: a_result(study="closed forms"), "letters, digits, '-' and '_'.*got 'closed forms'"),
         (lambda: a_result(summary=" "), "summary= of the result to be a text"),
         (lambda: a_result(charts=[a_chart(name="edits")]), "names of tables and charts to differ, got 'edits' twice"),
+        (
+            lambda: a_result(charts=[a_chart(table="edit")]),
+            "chart 'cost' to name a table, got 'edit'. Did you mean 'edits'?",
+        ),
         (lambda: a_result(provenance={}), r"provenance to say the 'command'.*made_by\(\)"),
         (lambda: a_result(settings={"rate": math.nan}), "finite number in settings, 'rate', got nan"),
         (lambda: a_result(settings={"path": object()}), "number in settings, 'path', got <object"),

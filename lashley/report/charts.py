@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -39,19 +40,27 @@ def draw(chart: Chart) -> Figure:
         return _heat(chart)
     with matplotlib.rc_context(figures.STYLE):
         figure, axes = figures.canvas(*SIZE)
-        legend = (_bars if chart.kind == "bars" else _marks)(chart, axes)
+        lying = chart.kind == "bars" and _crowded(chart.series[0].x)
+        legend = _bars(chart, axes, lying) if chart.kind == "bars" else _marks(chart, axes)
         axes.tick_params(which="both", length=0)
-        labels = axis_label(chart.x_label, chart.x_unit), axis_label(chart.y_label, chart.y_unit)
-        figures.finish(axes, "", *(_literal(textwrap.fill(label, _LINE)) for label in labels))
-        if chart.kind == "points":
+        labels = [axis_label(chart.x_label, chart.x_unit), axis_label(chart.y_label, chart.y_unit)]
+        labels = [_literal(textwrap.fill(label, _LINE)) for label in labels]
+        figures.finish(axes, "", *(reversed(labels) if lying else labels))
+        if chart.kind == "points" or lying:
             axes.grid(axis="x", color="#e5e7eb", lw=0.8)
+        if lying:
+            axes.grid(visible=False, axis="y")
+            height = 0.09 * len(legend) + 0.12
+            figure.set_figheight(0.8 + height * len(chart.series[0].x))
         if chart.y_range is not None:
-            axes.set_ylim(*(_factor(chart.y_unit) * end for end in chart.y_range))
-        _ticks(chart, axes)
+            (axes.set_xlim if lying else axes.set_ylim)(*(_factor(chart.y_unit) * end for end in chart.y_range))
+        _ticks(axes.yaxis if not lying else axes.xaxis, chart.y_scale)
+        if not lying:
+            _ticks(axes.xaxis, chart.x_scale)
         if len(legend) > 1 or chart.series[0].target:
             names = [_name(series.name) for series in chart.series]
             columns = max(1, min(4, int(SIZE[0] * _LETTERS / (max(map(len, names)) + 6))))
-            figure.set_figheight(SIZE[1] + 0.19 * math.ceil(len(names) / columns))
+            figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(names) / columns))
             figure.legend(
                 legend, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8, handlelength=2.4
             )
@@ -134,10 +143,13 @@ def _marks(chart: Chart, axes: Axes) -> list[Any]:
     return legend
 
 
-def _bars(chart: Chart, axes: Axes) -> list[Any]:
-    """Groups of upright bars, one bar per series; the target as a dash across its group. Gives the legend's handles."""
-    texts = [str(x) for x in chart.series[0].x]
-    groups = np.arange(len(texts), dtype=float)
+def _bars(chart: Chart, axes: Axes, lying: bool) -> list[Any]:
+    """Groups of bars, one bar per series, upright or lying; the target as a dash across its group.
+
+    Gives the legend's handles, in the order of the series.
+    """
+    bar, along, across = (axes.barh, axes.hlines, axes.vlines) if lying else (axes.bar, axes.vlines, axes.hlines)
+    groups = np.arange(len(chart.series[0].x), dtype=float)
     count = sum(not series.target for series in chart.series)
     width, factor = 0.8 / max(1, count), _factor(chart.y_unit)
     places = iter([groups + (number - (count - 1) / 2) * width for number in range(count)])
@@ -146,17 +158,22 @@ def _bars(chart: Chart, axes: Axes) -> list[Any]:
     for series in chart.series:
         y, low, high = (factor * _floats(values) for values in (series.y, series.low, series.high))
         if series.target:
-            dashes: dict[str, Any] = {"color": INK, "lw": 1.4, "ls": (0, (4, 2)), "zorder": 4}
-            legend.append(axes.hlines(y, groups - 0.45, groups + 0.45, **dashes))
+            look: dict[str, Any] = {"color": INK, "lw": 1.4, "ls": (0, (4, 2)), "zorder": 4}
+            legend.append(across(y, groups - 0.45, groups + 0.45, **look))
             continue
-        x = next(places)
-        legend.append(axes.bar(x, y, 0.92 * width, color=next(colours), zorder=2))
+        place = next(places)
+        legend.append(bar(place, y, 0.92 * width, color=next(colours), zorder=2))
         if low.size:
-            axes.vlines(x, low, high, color=INK, lw=0.9, zorder=3)
-    axes.set_yscale(chart.y_scale)
+            along(place, low, high, color=INK, lw=0.9, zorder=3)
+    (axes.set_xscale if lying else axes.set_yscale)(chart.y_scale)
     if chart.y_scale == "linear":
-        axes.axhline(0, color="#9ca3af", lw=0.8, zorder=1)
-    _categories(axes, texts)
+        (axes.axvline if lying else axes.axhline)(0, color="#9ca3af", lw=0.8, zorder=1)
+    names = [_name(str(x)) for x in chart.series[0].x]
+    if lying:
+        axes.set_yticks(groups, names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+    else:
+        axes.set_xticks(groups, names)
     return legend
 
 
@@ -197,23 +214,25 @@ def _ends(values: np.ndarray[Any, np.dtype[np.float64]]) -> tuple[float, float]:
 
 
 def _categories(axes: Axes, texts: Sequence[str]) -> None:
-    crowded = sum(len(_name(text)) for text in texts) > SIZE[0] * _LETTERS * 0.8
     axes.set_xticks(range(len(texts)), [_name(text) for text in texts])
-    if crowded:
+    if _crowded(texts):
         axes.tick_params(axis="x", rotation=40)
         for label in axes.get_xticklabels():
             label.set_horizontalalignment("right")
             label.set_rotation_mode("anchor")
 
 
-def _ticks(chart: Chart, axes: Axes) -> None:
-    """Plain numbers at logarithmic axes whose ends are near: 0.02 and 5, not powers of ten with factors."""
-    for axis, scale in ((axes.xaxis, chart.x_scale), (axes.yaxis, chart.y_scale)):
-        if scale == "log":
-            low, high = axis.get_view_interval()
-            if high / low < 1e4:
-                axis.set_major_formatter(FuncFormatter(_shortest))
-                axis.set_minor_formatter(FuncFormatter(_shortest if high / low < 300 else lambda value, place: ""))
+def _crowded(names: Sequence[float | str]) -> bool:
+    """Whether names do not fit beside each other."""
+    return sum(len(_name(str(name))) + 1 for name in names) > SIZE[0] * _LETTERS * 0.8
+
+
+def _ticks(axis: Axis, scale: str) -> None:
+    """Plain numbers at a logarithmic axis whose ends are near: 0.02 and 5, not powers of ten with factors."""
+    low, high = axis.get_view_interval()
+    if scale == "log" and high / low < 1e4:
+        axis.set_major_formatter(FuncFormatter(_shortest))
+        axis.set_minor_formatter(FuncFormatter(_shortest if high / low < 300 else lambda value, place: ""))
 
 
 def _shortest(value: float, place: int) -> str:
