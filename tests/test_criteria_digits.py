@@ -246,6 +246,8 @@ def test_a_check_of_an_engram_from_a_random_state(desk, monkeypatch, capsys):
         (("--concepts", "3", "--data", "test.npz", "--texts", "a=b"), 2, "--data or --texts, got both"),
         (("--concepts", "3", "--train", "test.npz"), 2, "expected --data beside --train"),
         (("--engram", "three.engram", "--no-bias"), 2, "an engram has its own"),
+        (("--engram", "three.engram", "--sharpness", "2"), 2, "options of an estimator beside --concepts"),
+        (("--concepts", "3", "--data", "sklearn:digits"), 1, "could not run on inputs of shape"),
         (("--concepts", "3", "--texts", "a=b.jsonl"), 2, "expected --tokenizer FOLDER"),
         (("--concepts", "3", "--data", "test.npz", "--classes", "3"), 2, "expected NAME=NUMBER after --classes"),
         (("--concepts", "3", "--out", "check.csv"), 2, "expected --out FILE.json"),

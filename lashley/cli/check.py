@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lashley.cli.common import UsageError, add_json, add_verb, emit, positive
 from lashley.cli.estimators import add_estimators, chosen
-from lashley.cli.labelled import add_data, for_model, labelled
+from lashley.cli.labelled import add_data, for_model, labelled, running_on
 from lashley.cli.models import MODEL_HELP, add_weights, is_checkpoint, load_model, load_side, moved, patterns
 from lashley.cli.texts import SET_HELP, add_text_options, load_tokenizer, text_options
 from lashley.cli.weights import fill
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from lashley.result import Result
 
 TEXT = """\
 Is what was found in the weights the memory of a concept? Take it out, and the ability should go (necessity), the others
@@ -108,54 +112,50 @@ def run(args: argparse.Namespace) -> int:
 
     if args.data and args.texts:
         raise UsageError("expected --data or --texts, got both.")
+    if args.train and not args.data:
+        raise UsageError("expected --data beside --train: there are no samples to ask the readers about.")
     if args.engram and (args.layers or args.no_bias):
         raise UsageError("expected --layers and --no-bias beside --concepts; an engram has its own.")
-    pages = [] if args.out is None else _targets(Path(args.out))
+    estimator = chosen(args)
+    if args.engram and estimator != lashley.Projection():
+        raise UsageError("expected the options of an estimator beside --concepts; an engram has its own.")
+    targets = [] if args.out is None else _targets(Path(args.out))
     recording = lashley.Recording.load(args.recording)
     model = load_model(args.model, args.weights)
     if args.device:
         model = moved(model, args.device)
-    data, train = _data(args, model)
     options: dict[str, Any] = {
         "alpha": args.alpha,
         "doses": DOSES if args.doses is None else tuple(args.doses),
         "null": args.null if args.null in ("zero", "random") else load_side(args.null),
         "retrained": None if args.retrained is None else _retrained(args),
-        "train": train,
         "controls": CONTROLS if args.controls is None else [_CONTROLS[name] for name in args.controls],
         "other": args.other,
         "classes": None if args.classes is None else _classes(args.classes),
         "features": args.features,
         "resamples": args.resamples,
         "seed": args.seed,
-        "progress": False if args.no_progress else None,
+        "progress": not args.no_progress,
     }
-    concepts: Any = args.concepts
     if args.engram:
-        concepts = lashley.Engram.load(args.engram)
+        asked: Any = lashley.Engram.load(args.engram)
     else:
-        options |= {"estimator": chosen(args), "bias": not args.no_bias, "layers": patterns(args.layers)}
-    criteria = lashley.check(model, recording, concepts, data, **options)
+        asked = args.concepts
+        options |= {"estimator": estimator, "bias": not args.no_bias, "layers": patterns(args.layers)}
+    if args.data:
+        data = for_model(labelled(args, args.data), model)
+        if args.train:
+            options["train"] = for_model(labelled(args, args.train), model).by_concept()
+        with running_on(data):
+            criteria = lashley.check(model, recording, asked, data.by_concept(), **options)
+    else:
+        criteria = lashley.check(model, recording, asked, _texts(args) if args.texts else None, **options)
     result = criteria.result(recording=args.recording, samples=args.data or args.texts)
-    written = _write(result, pages)
+    written = _write(result, targets)
     text = "\n".join([str(criteria), *(["", *(f"written to {path}" for path in written)] if written else [])])
-    document = {"out": [str(path) for path in written], "result": _plain(result)}
+    document = {"out": [str(path) for path in written], "result": json.loads(result.to_json())}
     emit(args, document, lambda: text)
     return 0
-
-
-def _data(args: argparse.Namespace, model: nn.Module) -> tuple[Any, Any]:
-    """The samples to measure on and those to fit readers on, as `lashley.check` takes them."""
-    if args.texts:
-        return _texts(args), None
-    if not args.data:
-        if args.train:
-            raise UsageError("expected --data beside --train: there are no samples to ask the readers about.")
-        return None, None
-    data, *train = (
-        for_model(labelled(args, source), model).by_concept() for source in (args.data, args.train) if source
-    )
-    return data, train[0] if train else None
 
 
 def _texts(args: argparse.Namespace) -> dict[str, Any]:
@@ -196,35 +196,26 @@ def _classes(given: list[str]) -> dict[str, int]:
 
 
 def _targets(out: Path) -> list[Path]:
-    """The files that are written, refused before anything runs."""
-    from lashley.report.results import check_target
+    """The files that are written, refused before anything runs: the result and, where it can be drawn, its page."""
     from lashley.result import Result
 
     if out.suffix != ".json":
         raise UsageError(f"expected --out FILE.json, got {out}.")
     if out.exists():
         Result.load(out)  # a result is replaced, anything else is not
+    if any(importlib.util.find_spec(name) is None for name in ("matplotlib", "jinja2")):
+        return [out]
+    from lashley.report.results import check_target
+
     return [out, check_target(out.with_suffix(".html"))]
 
 
-def _write(result: Any, targets: list[Path]) -> list[Path]:
-    """The result, and its page where matplotlib and jinja2 are at hand."""
-    import importlib.util
+def _write(result: Result, targets: list[Path]) -> list[Path]:
+    for target in targets[:1]:
+        result.save(target)
+    for page in targets[1:]:
+        from lashley import atomic
+        from lashley.report import results
 
-    from lashley import atomic
-
-    if not targets:
-        return []
-    result.save(targets[0])
-    if any(importlib.util.find_spec(name) is None for name in ("matplotlib", "jinja2")):
-        return targets[:1]
-    from lashley.report import results
-
-    atomic.write(targets[1], results.page({targets[0].name: result}))
+        atomic.write(page, results.page({targets[0].name: result}))
     return targets
-
-
-def _plain(result: Any) -> Any:
-    import json
-
-    return json.loads(result.to_json())

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lashley.cli.common import positive
+from lashley.cli.weights import first_line
+from lashley.errors import LashleyError, ModelError
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +20,7 @@ if TYPE_CHECKING:
 
     from lashley.data import LabelledBatches
 
-__all__ = ["add_data", "for_model", "labelled"]
+__all__ = ["add_data", "for_model", "labelled", "running_on"]
 
 _SOURCE = "a folder of pictures with a sub-folder per class, .npz, .pt or sklearn:digits"
 
@@ -67,6 +73,30 @@ def for_model(data: LabelledBatches, model: nn.Module) -> LabelledBatches:
     """The same, floats in the type of the model's first floating parameter."""
     kind: torch.dtype | None = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
     return replace(data, dtype=kind)
+
+
+@contextmanager
+def running_on(data: LabelledBatches) -> Iterator[None]:
+    """A model that runs on the data; where it cannot, the error says what they look like."""
+    try:
+        yield
+    except Exception as error:
+        if not _raised_by_model(error):
+            raise
+        inputs, _ = next(iter(data))
+        raise ModelError(
+            f"The model could not run on inputs of shape {list(inputs.shape)} and type {inputs.dtype}: "
+            f"{first_line(error)} Does it expect vectors (--flatten), another size (--size), or other data?"
+        ) from error
+
+
+def _raised_by_model(error: Exception) -> bool:
+    """Whether the last of our own frames is the one that called the model: then it and the data do not fit."""
+    import lashley
+
+    package = Path(lashley.__file__).parent
+    ours = [f for f in traceback.extract_tb(error.__traceback__) if package in Path(f.filename).parents]
+    return not isinstance(error, LashleyError) and (Path(ours[-1].filename).stem, ours[-1].name) == ("batches", "call")
 
 
 def _size(text: str) -> tuple[int, int]:

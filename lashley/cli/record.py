@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lashley.cli.common import add_json, add_verb, emit, human_bytes, table, tell
-from lashley.cli.labelled import add_data, for_model, labelled
+from lashley.cli.labelled import add_data, for_model, labelled, running_on
 from lashley.cli.models import MODEL_HELP, add_selection, add_weights, load_model, moved, selection
-from lashley.cli.weights import first_line
-from lashley.errors import LashleyError, ModelError
 
 if TYPE_CHECKING:
     from lashley.data import LabelledBatches
@@ -84,20 +81,12 @@ def run(args: argparse.Namespace) -> int:
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
         "progress": not args.no_progress,
     }
-    try:
+    with running_on(data):
         if data.overlapping:
             options |= {"concept_of": lambda batch: batch[1], "concept_names": data.concept_names}
             recording = lashley.record(model, data, **options)
         else:
             recording = lashley.record(model, data.by_concept(), **options)
-    except Exception as error:
-        if not _raised_by_model(error):
-            raise
-        inputs, _ = next(iter(data))
-        raise ModelError(
-            f"The model could not run on inputs of shape {list(inputs.shape)} and type {inputs.dtype}: "
-            f"{first_line(error)} Does it expect vectors (--flatten), another size (--size), or other data?"
-        ) from error
     if not in_place:
         recording.save(args.out)
     emit(args, _document(args.out, recording, data), lambda: _text(args.out, recording, data))
@@ -120,15 +109,6 @@ def _text(out: str, recording: Recording, data: LabelledBatches) -> str:
         f"{len(recording.concepts)} concepts ({', '.join(recording.concepts)}), {data.size} samples, "
         f"{human_bytes(_bytes(out))} in {out}"
     )
-
-
-def _raised_by_model(error: Exception) -> bool:
-    """Whether the last of our own frames is the one that called the model: then it and the data do not fit."""
-    import lashley
-
-    package = Path(lashley.__file__).parent
-    ours = [f for f in traceback.extract_tb(error.__traceback__) if package in Path(f.filename).parents]
-    return not isinstance(error, LashleyError) and (Path(ours[-1].filename).stem, ours[-1].name) == ("batches", "call")
 
 
 def _bytes(folder: str) -> int:
