@@ -79,6 +79,26 @@ def test_a_shared_input_is_shared_by_how_often_it_comes():
     assert found.rho_minus == pytest.approx(3 / 4, abs=1e-12)
 
 
+def test_an_input_that_is_never_active_has_no_share():
+    found = one_layer([[1, 0], [1, 0], [0, 0]], [[0], [1], [0]], [[1, 2, 3], [4, 5, 6]])
+    assert (found.rho_plus, found.rho_minus) == (pytest.approx(0, abs=1e-9), pytest.approx(0, abs=1e-9))
+
+
+def test_with_the_bias_absorbed_independent_rows_leave_no_error():
+    """The rows of the linear vector with a 1 appended are independent: the hard constraint holds."""
+    model, data = two_rows([[1, 1], [0, 1]], [[0], [2]], [[1, 2], [0, 3]], [1, -1])
+    recording = recorded(model, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LashleyWarning)
+        found = lashley.check(model, recording, "+", controls=(), estimator=EXACT).engram.layers["0"].recorded
+        delta = recording.engram(model, "+", estimator=EXACT)["0"]
+        without = lashley.check(model, recording, "+", controls=(), estimator=EXACT, bias=False).engram.layers["0"]
+    assert_close(delta.weight, [[6, 2], [5, 3]], atol=1e-8)
+    assert_close(delta.bias, [-4, -6], atol=1e-8)
+    assert (found.rho_plus, found.rho_minus) == (pytest.approx(0, abs=1e-7), pytest.approx(0, abs=1e-7))
+    assert without.recorded.rho_plus == pytest.approx(0.519909023880535, abs=1e-9)
+
+
 def test_fewer_rows_than_columns_leave_no_error():
     found = one_layer(gaussian(9, 3).tolist(), gaussian(9, 4, seed=1).tolist(), gaussian(2, 9, seed=2).tolist())
     assert (found.rho_plus, found.rho_minus) == (pytest.approx(0, abs=1e-8), pytest.approx(0, abs=1e-8))

@@ -52,7 +52,12 @@ LAYER = (
     Column("reactivation", "rho+", "lower", None, "The same on the samples.", "on samples, layer by layer"),
     Column("leak", "rho-", "lower", None, "The same on the samples.", "on samples, layer by layer"),
     Column(
-        "necessity", "necessity", "lower", None, "Target: ablated against the null state.", "the whole network edited"
+        "necessity",
+        "necessity error",
+        "lower",
+        None,
+        "Target: ablated against the null state.",
+        "the whole network edited",
     ),
     Column(
         "specificity_ablated",
@@ -63,7 +68,12 @@ LAYER = (
         "the whole network edited",
     ),
     Column(
-        "sufficiency", "sufficiency", "lower", None, "Target: injected against the network.", "the whole network edited"
+        "sufficiency",
+        "sufficiency error",
+        "lower",
+        None,
+        "Target: injected against the network.",
+        "the whole network edited",
     ),
     Column(
         "specificity_injected",

@@ -160,7 +160,7 @@ def counted(values: Tensor, mask: Tensor | None) -> Tensor:
     """The values with zeros where rows do not count, whatever is there: a row of padding may be nan."""
     if mask is None:
         return values
-    return values.where(mask.reshape(*mask.shape, *[1] * (values.dim() - mask.dim())), 0.0)
+    return values.where(mask.to(values.device).reshape(*mask.shape, *[1] * (values.dim() - mask.dim())), 0.0)
 
 
 def of_samples(name: str, layer: Layer, values: Tensor, samples: int, *, numbers: int = 0) -> Tensor:
