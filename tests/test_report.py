@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import matplotlib
 import numpy as np
@@ -18,8 +17,9 @@ from jinja2 import UndefinedError
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from html_page import Page
 from lashley.errors import DataError
-from lashley.report import digits, figures, page
+from lashley.report import digits, figures, numbers, page
 
 TEN = [str(digit) for digit in range(10)]
 
@@ -131,48 +131,6 @@ def written(result, tmp_path_factory):
     return digits.write(result, folder)
 
 
-class Page(HTMLParser):
-    """What the tests ask about: tags with their attributes, the text, the rows of tables; every tag must be closed."""
-
-    VOID = frozenset({"meta", "link", "img", "br"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes <{self.open[-1:]}>"
-        self.open.pop()
-
-    def handle_data(self, data):
-        if not {"style", "title"} & set(self.open):
-            self.words.append(data)
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"[ \n]+", " ", "".join(self.words))
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
 # Figures
 
 
@@ -268,29 +226,29 @@ def test_a_thumbnail_is_dark_ink_on_white_paper():
 
 
 @pytest.mark.parametrize(
-    ("share", "says"), [(0.025895, "2.6 %"), (1, "100.0 %"), (0, "0.0 %"), (-0.0001, "0.0 %"), (-0.017, "-1.7 %")]
+    ("share", "says"), [(0.025895, "2.6 %"), (1, "100.0 %"), (0, "0.0 %"), (-0.0001, "0.0 %"), (-0.017, "−1.7 %")]
 )
 def test_percent(share, says):
-    assert page.percent(share) == says.replace(" ", "\u00a0")
+    assert numbers.percent(share) == says.replace(" ", "\u00a0")
 
 
 @pytest.mark.parametrize(("share", "says"), [(0.0155, "1.6"), (-0.0017, "\u22120.2"), (-0.0004, "0.0"), (0, "0.0")])
 def test_points(share, says):
-    assert page.points(share) == says
+    assert numbers.points(share) == says
 
 
 @pytest.mark.parametrize(("value", "says"), [(0.0321, "0.03\u00a0s"), (12.34, "12.3\u00a0s"), (0.0, "0.00\u00a0s")])
 def test_seconds(value, says):
-    assert page.seconds(value) == says
+    assert numbers.seconds(value) == says
 
 
 @pytest.mark.parametrize(("value", "says"), [(-0.123, "\u22120.12"), (0.5, "0.50"), (-0.001, "0.00")])
 def test_cosine(value, says):
-    assert page.cosine(value) == says
+    assert numbers.cosine(value) == says
 
 
 def test_a_sentence_begins_with_a_capital_and_leaves_the_rest():
-    assert [page.sentence(text) for text in ("conv net", "MLP", "")] == ["Conv net", "MLP", ""]
+    assert [numbers.sentence(text) for text in ("conv net", "MLP", "")] == ["Conv net", "MLP", ""]
 
 
 # The page
@@ -333,14 +291,14 @@ def test_the_page_says_the_numbers_of_the_result(result, html_of):
     seen = Page(html_of(result))
     mlp, convnet = result["networks"]
     summary = mlp["edits"]["paper"]["summary"]
-    before = page.percent(page.mean(mlp["accuracy"]["per_digit"]))
-    assert f"correctly {page.percent(summary['target_mean'])} of the time instead of {before}" in seen.text
-    assert f"lose {page.points(summary['others_fall'])} points" in seen.text
+    before = numbers.percent(numbers.mean(mlp["accuracy"]["per_digit"]))
+    assert f"correctly {numbers.percent(summary['target_mean'])} of the time instead of {before}" in seen.text
+    assert f"lose {numbers.points(summary['others_fall'])} points" in seen.text
     for network in (mlp, convnet):
         for digit, row in enumerate(network["edits"]["paper"]["accuracy"]):
-            assert [str(digit), *map(page.percent, row)] in seen.rows
+            assert [str(digit), *map(numbers.percent, row)] in seen.rows
         for way in network["edits"]:
-            probe = page.percent(page.mean(network["edits"][way]["probe"]))
+            probe = numbers.percent(numbers.mean(network["edits"][way]["probe"]))
             assert [digits.EDITS[way], "2.6\u00a0%", "7.4\u00a0%", "1.6", "11.1", probe] in seen.rows
     assert "lashley demo --out here" in seen.text and "seed 7" in seen.text
 
