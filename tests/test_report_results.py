@@ -141,7 +141,8 @@ def test_the_numbers_of_a_column_are_written_alike(unit, values, says):
 
 def test_an_interval_with_a_minus_is_written_out():
     scale = scale_of("share", [0.5])
-    assert [scale.interval(0.1, 0.2), scale.interval(-0.1, 0.2)] == ["10.0\N{EN DASH}20.0", "−10.0 to 20.0"]
+    shown = [scale.interval(low, 0.2) for low in (0.1, -0.1, -1e-12)]
+    assert shown == ["10.0\N{EN DASH}20.0", "−10.0 to 20.0", "0.0\N{EN DASH}20.0"]
 
 
 # The page
