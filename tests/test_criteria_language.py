@@ -93,6 +93,29 @@ def test_the_model_is_given_back(known):
     assert state(model) == before
 
 
+def test_an_encoder_counts_what_is_attended_and_a_decoder_what_is_labelled():
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=40, **sizes, pad_token_id=0)).eval()
+
+    def batch(low: int, high: int) -> dict[str, Any]:
+        ids, labels = torch.randint(low, high, (12, 7)), torch.randint(low, high, (12, 4))
+        attended = torch.ones_like(ids)
+        attended[:6, 5:] = 0
+        labels[3:, 3] = -100
+        return {"input_ids": ids, "attention_mask": attended, "labels": labels}
+
+    sets = {"a": [batch(2, 20), batch(2, 20)], "b": [batch(15, 39), batch(15, 39)]}
+    recording = lashley.record(model, sets, progress=False)
+    found = lashley.check(model, recording, "a", sets, controls=("random samples",), doses=(), **QUICK)
+    assert any("EncDecAttention" in name for name in found.engram.layers)
+    for name, layer in found.engram.layers.items():
+        assert layer.reactivation.value == pytest.approx(layer.recorded.rho_plus, rel=1e-3), name
+    own = answers(model, sets["a"]).probability.mean().item()
+    assert found.engram.output["own"].value == pytest.approx(own, rel=1e-4)
+
+
 def test_on_the_command_line(tmp_path, capsys):
     from transformers import LlamaConfig, LlamaForCausalLM
 

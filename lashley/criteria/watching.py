@@ -71,7 +71,7 @@ class Watched:
 
         def entered(name: str, x: Tensor) -> None:
             if on_input is not None:
-                on_input(name, x.detach())
+                on_input(name, x)  # the very tensor: who made it is known by its identity
             if name in self._hidden:
                 layer, module = layers[name], self.subject.modules[name]
                 weight, bias = layer.effective(module), layer.tensor(module, "bias") if layer.bias else None
@@ -93,7 +93,7 @@ class Watched:
         identities = Identities()
 
         def entered(name: str, x: Tensor) -> None:
-            on_input(name, x, self._mask(name, batch, x, identities))
+            on_input(name, x.detach(), self._mask(name, batch, x, identities))
 
         with self._encoder.watched(identities):
             return self.run(batch, on_response, entered)
