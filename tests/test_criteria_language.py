@@ -86,6 +86,16 @@ def test_what_has_no_meaning_for_answers_is_not_there(known):
     assert "the answer's probability" in str(found)
 
 
+def test_a_retrained_network_is_the_measure(known):
+    model, sets, recording, found = known
+    retrained = lashley.ablate(model, recording.engram(model, "a", layers=list(found.engram.layers)))
+    beside = lashley.check(model, recording, "a", sets, retrained=retrained, controls=(), doses=(1,), **QUICK)
+    assert beside.retrained.output["ablated"].value == pytest.approx(beside.engram.output["ablated"].value, rel=1e-5)
+    assert beside.retrained.output["kl"].value == pytest.approx(beside.engram.output["kl"].value, rel=1e-4)
+    output = beside.result(command="-").tables[0]
+    assert output.target_row == "retrained" and "like_retrained" not in {column.key for column in output.columns}
+
+
 def test_the_model_is_given_back(known):
     model, sets, recording, _ = known
     before = state(model)

@@ -136,7 +136,7 @@ def _outputs(found: Findings) -> Table:
     for column in OUTPUT:
         if column.key == "like_retrained" and not retrained:
             continue
-        if found.kind == "answers" and column.key == "false_induction":
+        if found.kind == "answers" and column.key in ("false_induction", "like_retrained"):  # both are of classes
             continue
         better = "target" if retrained and column.key == "ablated" else column.better
         group = "ablated" if column.key in _ABLATION else "injected into the null state"
@@ -409,7 +409,8 @@ def _summary(found: Findings) -> str:
             f"and {found.counts[1]} of {len(found.others)} other concept{'s' * (len(found.others) != 1)}."
         ]
     if found.kind:
-        engram, what = found.engram.output, "answered" if found.kind == "classes" else "the answer's probability"
+        engram = found.engram.output
+        what = "samples answered as their own" if found.kind == "classes" else "the answer's probability"
         lines.append(
             f"Without the engram ({what}): the target falls from {_share(engram['own'])} to "
             f"{_share(engram['ablated'])}, the others by {_points(engram['fall_mean'])} in the mean, "
