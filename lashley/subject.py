@@ -43,7 +43,7 @@ class Subject:
         self._keywords = _extra_keywords(self.model)
 
     def call(self, batch: Any) -> object:
-        """The default forward, where the model is and without work that a recording has no use for; its output."""
+        """The default forward, where the model is and without work that a recording has no use for."""
         if self._device is not None:
             batch = moved(batch, self._device)
         return call(self.model, {**self._keywords, **batch} if isinstance(batch, Mapping) else batch)

@@ -29,7 +29,7 @@ from lashley.cli import common, main
 from lashley.result import Result
 from vocabularies import CHATML, byte_level, metaspace
 
-VERBS = tuple(verb for verb in cli.VERBS if verb not in ("demo", "forget", "report"))  # which have files of their own
+VERBS = tuple(verb for verb in cli.VERBS if verb not in ("demo", "forget", "check", "report"))  # of their own
 
 NETWORKS = '''
 """Small networks as a user would define them: seeded, built without arguments."""

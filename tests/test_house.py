@@ -54,8 +54,9 @@ ledger run
 recorder
 curvature
 distributed
-sweep criteria trace
+sweep trace
 methods metrics
+criteria
 export
 forgetting
 __init__

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lashley.cli.common import UsageError, add_json, add_verb, emit, table
 from lashley.cli.estimators import add_cut, cut_of
-from lashley.cli.labelled import add_data, load_data, misfit, typed
+from lashley.cli.labelled import add_data, for_model, labelled, running_on
 from lashley.cli.models import MODEL_HELP, add_weights, load_model, moved, patterns
 from lashley.errors import StoreError
 
@@ -55,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the share above which a direction counts as owned (default: 0.5)",
     )  # fmt: skip
     add_cut(parser)
-    group = add_data(parser, required=False, why=", as they were recorded, for the natural-gradient steps")
+    group = add_data(parser, required=False)
     group.add_argument("--checked", nargs="+", metavar="NAME", help="concepts to compare (default: the first three)")
     parser.add_argument("--device", metavar="DEVICE", help="where to run, such as cuda (default: where the model is)")
     add_json(parser)
@@ -83,18 +84,14 @@ def run(args: argparse.Namespace) -> int:
     }
     data: LabelledBatches | None = None
     if args.data:
-        data = typed(load_data(args).only(recording.concepts), model)
+        data = for_model(labelled(args, args.data, list(recording.concepts)), model)
         options["checked"] = args.checked
         if data.overlapping:
             options |= {"data": data, "concept_of": lambda batch: batch[1]}
         else:
             options["data"] = data.by_concept()
-    try:
+    with nullcontext() if data is None else running_on(data):
         result = geometry.run(recording, model, args.concepts, **options)
-    except Exception as error:
-        if data is None or (refused := misfit(error, data)) is None:
-            raise
-        raise refused from error
     path = result.save(args.out)
     document = {"out": str(path), "layers": [dict(row) for row in result.tables[0].rows]}
     emit(args, document, lambda: _text(result, str(path)))

@@ -1,9 +1,11 @@
-"""Labelled data as a command line gives them: where they are, which classes, and how inputs are made of them."""
+"""What a command line says about labelled data, and the data."""
 
 from __future__ import annotations
 
 import argparse
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,20 +20,17 @@ if TYPE_CHECKING:
 
     from lashley.data import LabelledBatches
 
-__all__ = ["add_data", "load_data", "misfit", "typed"]
+__all__ = ["add_data", "for_model", "labelled", "running_on"]
+
+_SOURCE = "a folder of pictures with a sub-folder per class, .npz, .pt or sklearn:digits"
 
 
-def add_data(parser: argparse.ArgumentParser, *, required: bool = True, why: str = "") -> argparse._ArgumentGroup:
-    """``--data`` and what belongs to it.
-
-    Args:
-        why: what the data are for, where they are not required.
-    """
+def add_data(parser: argparse.ArgumentParser, *, required: bool = True) -> argparse._ArgumentGroup:
+    """``--data`` and how it is read."""
     data = parser.add_argument_group("data")
-    source = "a folder, .npz, .pt or sklearn:digits"
-    data.add_argument("--data", required=required, metavar="SOURCE", help=f"{source}{why}")
+    data.add_argument("--data", required=required, metavar="SOURCE", help=_SOURCE)
     data.add_argument("--limit-per-concept", type=positive, metavar="N", help="only the first N samples of each class")
-    data.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples per batch (default: 256)")
+    data.add_argument("--batch-size", type=positive, metavar="N", help="samples per batch (default: 256)")
     data.add_argument("--size", type=_size, metavar="HxW", help="scale pictures to this size; 32 means 32x32")
     data.add_argument("--inputs-key", metavar="KEY", help="the inputs in an .npz or .pt file")
     data.add_argument("--labels-key", metavar="KEY", help="the labels in an .npz or .pt file")
@@ -46,14 +45,19 @@ def add_data(parser: argparse.ArgumentParser, *, required: bool = True, why: str
     return data
 
 
-def load_data(args: argparse.Namespace) -> LabelledBatches:
-    """What ``--data`` and its options stand for."""
+def labelled(args: argparse.Namespace, source: str, only: list[str] | None = None) -> LabelledBatches:
+    """The data of ``source``.
+
+    Args:
+        only: these classes.
+    """
     from lashley.data import load
+    from lashley.data.labelled import BATCH_SIZE
 
     mean, std = args.normalize or (None, None)
     data = load(
-        args.data,
-        batch_size=args.batch_size,
+        source,
+        batch_size=args.batch_size or BATCH_SIZE,
         size=args.size,
         inputs_key=args.inputs_key,
         labels_key=args.labels_key,
@@ -61,23 +65,29 @@ def load_data(args: argparse.Namespace) -> LabelledBatches:
         mean=mean,
         std=std,
     )
+    data = data.only(only) if only else data
     return data.limit(args.limit_per_concept) if args.limit_per_concept else data
 
 
-def typed(data: LabelledBatches, model: nn.Module) -> LabelledBatches:
-    """With floating inputs in the type of the model's weights."""
-    return replace(data, dtype=_float_type(model))
+def for_model(data: LabelledBatches, model: nn.Module) -> LabelledBatches:
+    """The same, floats in the type of the model's first floating parameter."""
+    kind: torch.dtype | None = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    return replace(data, dtype=kind)
 
 
-def misfit(error: Exception, data: LabelledBatches) -> ModelError | None:
-    """What to say where the model raised this on the data; None if it was something of ours."""
-    if not _raised_by_model(error):
-        return None
-    inputs, _ = next(iter(data))
-    return ModelError(
-        f"The model could not run on inputs of shape {list(inputs.shape)} and type {inputs.dtype}: "
-        f"{first_line(error)} Does it expect vectors (--flatten), another size (--size), or other data?"
-    )
+@contextmanager
+def running_on(data: LabelledBatches) -> Iterator[None]:
+    """A model that runs on the data; where it cannot, the error says what they look like."""
+    try:
+        yield
+    except Exception as error:
+        if not _raised_by_model(error):
+            raise
+        inputs, _ = next(iter(data))
+        raise ModelError(
+            f"The model could not run on inputs of shape {list(inputs.shape)} and type {inputs.dtype}: "
+            f"{first_line(error)} Does it expect vectors (--flatten), another size (--size), or other data?"
+        ) from error
 
 
 def _raised_by_model(error: Exception) -> bool:
@@ -87,11 +97,6 @@ def _raised_by_model(error: Exception) -> bool:
     package = Path(lashley.__file__).parent
     ours = [f for f in traceback.extract_tb(error.__traceback__) if package in Path(f.filename).parents]
     return not isinstance(error, LashleyError) and (Path(ours[-1].filename).stem, ours[-1].name) == ("batches", "call")
-
-
-def _float_type(model: nn.Module) -> torch.dtype | None:
-    """What floating inputs become: the type of the first floating parameter."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
 
 
 def _size(text: str) -> tuple[int, int]:

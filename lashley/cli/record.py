@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lashley.cli.common import add_json, add_verb, emit, human_bytes, table, tell
-from lashley.cli.labelled import add_data, load_data, misfit, typed
+from lashley.cli.labelled import add_data, for_model, labelled, running_on
 from lashley.cli.models import MODEL_HELP, add_selection, add_weights, load_model, moved, selection
 
 if TYPE_CHECKING:
@@ -67,12 +67,11 @@ def run(args: argparse.Namespace) -> int:
     in_place = args.checkpoint is not None and Path(args.checkpoint).resolve() == Path(args.out).resolve()
     if not in_place:
         check_target(args.out)  # before the work rather than after it
-    data = load_data(args)
-    data = data.only(args.concepts) if args.concepts else data
+    data = labelled(args, args.data, args.concepts)
     model = load_model(args.model, args.weights)
     if args.device:
         model = moved(model, args.device)
-    data = typed(data, model)
+    data = for_model(data, model)
     if not args.no_progress:
         tell(f"{data.size} samples of {len(data.concept_names)} concepts in {len(data)} batches")
     options: dict[str, Any] = {
@@ -82,16 +81,12 @@ def run(args: argparse.Namespace) -> int:
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
         "progress": not args.no_progress,
     }
-    try:
+    with running_on(data):
         if data.overlapping:
             options |= {"concept_of": lambda batch: batch[1], "concept_names": data.concept_names}
             recording = lashley.record(model, data, **options)
         else:
             recording = lashley.record(model, data.by_concept(), **options)
-    except Exception as error:
-        if (refused := misfit(error, data)) is None:
-            raise
-        raise refused from error
     if not in_place:
         recording.save(args.out)
     emit(args, _document(args.out, recording, data), lambda: _text(args.out, recording, data))
