@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lashley import anatomy as anatomy
+    from lashley import curvature as curvature
     from lashley import errors as errors
     from lashley import strength as strength
     from lashley.criteria import check as check
@@ -69,7 +71,9 @@ _HOME = {
     "text_batches": "data.text",
 }
 
-__all__ = [*_HOME, "errors", "strength"]
+_MODULES = ("anatomy", "curvature", "errors", "strength")
+
+__all__ = [*_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
@@ -77,7 +81,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"lashley.{_HOME[name]}"), name)
         globals()[name] = value
         return value
-    if name in ("errors", "strength"):
+    if name in _MODULES:
         return importlib.import_module(f"lashley.{name}")
     raise AttributeError(f"module 'lashley' has no attribute {name!r}")
 

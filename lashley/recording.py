@@ -140,13 +140,7 @@ class Recording:
         site = self._site_of[layer]
         if concept is None:
             return self._all(site)
-        found = self._pool(site, self._known([concept]))
-        if isinstance(found[0], Product):
-            raise MomentError(
-                "Expected a recording that keeps moments, got one that keeps products only: it has the moment of all "
-                f'rows, and no moment of {concept!r}. Record with keep="moments".'
-            )
-        return found
+        return self._moments_at(site, self._known([concept]))
 
     def engram(
         self,
@@ -196,7 +190,7 @@ class Recording:
         parameters = parameters_of(unwrap(model), self.layers if check else chosen)
         prints = {name: fingerprint(found.weight) for name, found in parameters.items()}
         if check or self.keep == "products":  # which hold the weights that were recorded
-            self._check_weights(prints)
+            self.check_weights(prints)
         old = parameters_in(base, chosen, bias) if base is not None else {}
         deltas: dict[str, Delta] = {}
         solved: dict[str, list[tuple[Solution, ...]]] = {}
@@ -279,6 +273,63 @@ class Recording:
                 )
         return [row for table in rows.values() for row in table]
 
+    def site_moments(
+        self,
+        concepts: Sequence[str] | None = None,
+        *,
+        reference: Sequence[str] | None = None,
+        bias: bool = True,
+        layers: Patterns = None,
+        device: torch.device | None = None,
+    ) -> Iterator[tuple[tuple[str, ...], list[dict[str, SiteMoments]]]]:
+        """What an estimator is given of each of these concepts, site after site: for looking at moments themselves.
+
+        The factorised reference is the one that `engram` uses, and is kept for it.
+
+        Args:
+            concepts: default: all of them, each alone.
+            reference, bias, layers: as `engram` takes them.
+            device: where to solve; default: on the host.
+
+        Yields:
+            the layers that read the site with or without an absorbed bias, and for each of its matrices the moments of
+            every concept.
+
+        Raises:
+            DataError, SelectionError: as `engram` does.
+            MomentError: a recording that keeps products only.
+        """
+        names = self.concepts if concepts is None else self._known(concepts)
+        against = None if reference is None else self._known(reference)
+        chosen = match_names(layers, self.layers, "layers")
+        for number, site in enumerate(self.sites):
+            for augmented in (False, True):
+                readers = tuple(n for n in site.layers if n in chosen and (bias and self.layers[n].bias) == augmented)
+                if not readers:
+                    continue
+                factors = self._factors_of(number, against, augmented, device or torch.device("cpu"))
+                matrices: list[dict[str, SiteMoments]] = [{} for _ in factors]
+                for name in names:
+                    targets = self._targets(number, (name,), against, factors)
+                    for found, moments in zip(matrices, targets, strict=True):
+                        found[name] = moments
+                yield readers, matrices
+
+    def check_weights(self, prints: Mapping[str, str]) -> None:
+        """Refuse weights that are not the recorded ones.
+
+        Args:
+            prints: ``{layer: fingerprint of its weight}`` (`lashley.provenance.fingerprint`).
+
+        Raises:
+            ModelError: the layers that differ.
+        """
+        if changed := [name for name, found in prints.items() if found != self._weights[name]]:
+            raise ModelError(
+                f"Expected the weights that were recorded, got others in {some(changed)}: the moments describe the "
+                "inputs of another network. Record this model, or pass check=False if you mean it."
+            )
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recording to a folder, complete or not at all. In the folder of its checkpoint it is already."""
         if shelves := [held for held in self._moments if isinstance(held, Shelf) and held.is_in(Path(path))]:
@@ -341,6 +392,16 @@ class Recording:
         """The pooled moments (or products) of the named concepts, rows multiplied as a recording would have."""
         return together((self._moments[site][name] for name in names), self._dtype)
 
+    def _moments_at(self, site: int, names: Sequence[str]) -> list[Moment]:
+        """The pooled moments, of a recording that has them."""
+        found = self._pool(site, names)
+        if isinstance(found[0], Product):
+            raise MomentError(
+                "Expected a recording that keeps moments, got one that keeps products only: it has the moment of all "
+                f'rows, and no moment of {names[0]!r}. Record with keep="moments".'
+            )
+        return found
+
     def _all(self, site: int) -> list[Moment]:
         """The moments of all rows, each counted once; kept, because every engram asks for them."""
         if self._pooled is not None:
@@ -360,6 +421,25 @@ class Recording:
             self._factors[key] = of, [Factor(m, augmented, place, users=len(self.concepts)) for m in reference]
         return self._factors[key][1]
 
+    def _targets(
+        self, site: int, names: tuple[str, ...], against: tuple[str, ...] | None, factors: Sequence[Factor]
+    ) -> Iterator[SiteMoments]:
+        """What an estimator is given, for every matrix at a site."""
+        contained = against is None or set(names) <= set(against)
+        if self.overlapping and len(names) > 1:
+            contained = False  # a row of two concepts counts twice in their pool and once in the reference
+        retained = tuple(n for n in against or self.concepts if n not in names)
+        for number, (target, factor) in enumerate(zip(self._moments_at(site, names), factors, strict=True)):
+            yield SiteMoments(
+                target=target.to(factor.device),
+                reference=factor,
+                contained=contained,
+                names=names,
+                concepts=_OfMatrix(self._moments[site], number),
+                retained=retained,
+                exclusive=not self.overlapping,
+            )
+
     def _operators(
         self,
         site: int,
@@ -369,22 +449,9 @@ class Recording:
         estimator: Estimator,
     ) -> list[Operator | DiagonalOperator]:
         """P for every matrix at a site."""
-        contained = against is None or set(names) <= set(against)
-        if self.overlapping and len(names) > 1:
-            contained = False  # a row of two concepts counts twice in their pool and once in the reference
-        retained = tuple(n for n in against or self.concepts if n not in names)
         operators: list[Operator | DiagonalOperator] = []
-        for number, (target, factor) in enumerate(zip(self._pool(site, names), factors, strict=True)):
-            moments = SiteMoments(
-                target=target.to(factor.device),
-                reference=factor,
-                contained=contained,
-                names=names,
-                concepts=_OfMatrix(self._moments[site], number),
-                retained=retained,
-                exclusive=not self.overlapping,
-            )
-            diagonal = isinstance(factor.moment, Diagonal)
+        for moments in self._targets(site, names, against, factors):
+            diagonal = isinstance(moments.reference.moment, Diagonal)
             try:
                 operators.append(estimator.diagonal(moments) if diagonal else estimator.operator(moments))
             except SolveError as error:
@@ -431,13 +498,6 @@ class Recording:
                 f"Expected the paper's estimator with all rows as the reference, got {what}: this recording keeps only "
                 "the product W S_c of each concept, which serves nothing else (an engram of other weights, against "
                 'other rows or by another formula needs S_c itself). Record with keep="moments".'
-            )
-
-    def _check_weights(self, prints: Mapping[str, str]) -> None:
-        if changed := [name for name, found in prints.items() if found != self._weights[name]]:
-            raise ModelError(
-                f"Expected the weights that were recorded, got others in {some(changed)}: the moments describe the "
-                "inputs of another network. Record this model, or pass check=False if you mean it."
             )
 
     def _warn(

@@ -23,8 +23,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import lashley
+import lashley.anatomy
 from lashley import cli, data
 from lashley.cli import common, main
+from lashley.result import Result
 from vocabularies import CHATML, byte_level, metaspace
 
 VERBS = tuple(verb for verb in cli.VERBS if verb not in ("demo", "forget", "check", "report"))  # of their own
@@ -522,6 +524,40 @@ def test_an_unusable_out_is_refused_before_the_work(there):
     assert [file.name for file in Path("mine").iterdir()] == ["notes.txt"]
 
 
+def test_geometry_is_that_of_the_recording(there):
+    document = ok("geometry digits.rec --model tinynets:build --concepts 3 8 --out g.json --json").json
+    result = Result.load("g.json")
+    assert document["layers"] == [dict(row) for row in result.tables[0].rows]
+    assert [row["layer"] for row in document["layers"]] == ["blocks.0.0", "blocks.1.0", "head"]
+    shares = lashley.anatomy.spectrum(lashley.Recording.load("digits.rec"), "3")["head"][0]
+    [head] = [row for row in document["layers"] if row["layer"] == "head"]
+    assert head["largest"]["low"] <= shares.largest <= head["largest"]["high"]
+    assert head["kept"] == shares.kept and "steps" not in [table.name for table in result.tables]
+
+
+def test_geometry_with_data_has_the_steps(there):
+    data = "--data sklearn:digits --flatten"
+    done = ok(f"geometry digits.rec --model tinynets:build --layers head --checked 3 --out g.json {data}")
+    assert "corollary 6.3" in done.out and "written to g.json" in done.out
+    [row] = next(table for table in Result.load("g.json").tables if table.name == "steps").rows
+    assert row["error"] < 1e-4 and row["hard"] == 0
+    assert ok("report g.json --out g.html")
+
+
+def test_geometry_replaces_only_results(there):
+    line = "geometry digits.rec --model tinynets:build --concepts 3 --layers head --out"
+    Path("notes.json").write_text("{}")
+    refused(f"{line} notes.json", "notes.json to be absent or a result")
+    assert Path("notes.json").read_text() == "{}"
+    refused(f"{line} .", "to be a file or absent, got a folder")
+    ok(f"{line} g.json")
+    ok(f"{line} g.json")
+    refused(f"{line} g.json --checked 3", "--data beside --checked", code=2)
+    refused(f"{line} g.json --threshold 1", r"a number inside \(0, 1\), got 1", code=2)
+    refused(f"{line} g.json --data two.npz --inputs-key x --labels-key y", "No concept is called '2'")
+    refused(f"{line.replace(':build', ':other')} g.json", "Expected the weights that were recorded")
+
+
 def test_compare_takes_models_folders_and_files(there):
     ok("edit tinynets:build --engram three --out edited")
     torch.save(network().state_dict(), "before.pt")
@@ -873,6 +909,7 @@ def test_every_verb_can_speak_json(there, checkpoint):
         "record tinynets:build --data sklearn:digits --flatten --out r",
         "merge digits.rec --out m",
         "engram digits.rec --model tinynets:build --concepts 3 --out e --sensitivity",
+        "geometry digits.rec --model tinynets:build --concepts 3 8 --layers head --out g.json",
         "edit tinynets:build --engram e --out edited",
         "compare tinynets:build edited",
         f"export {checkpoint.parent / 'one'} --base {checkpoint} --lora adapter",
@@ -951,6 +988,10 @@ UNCHECKED = "engram digits.rec --no-check --model tinynets:build --concepts 3 --
 RIDGE = "engram digits.rec --model tinynets:build --concepts 3 --out out --estimator ridge"
 FORM = "engram digits.rec --model tinynets:build --concepts 3 --layers head --out out --estimator"
 PAIR = FORM.replace("--concepts 3", "--concepts 3 8")
+GEOMETRY = "geometry digits.rec --model tinynets:build --concepts 3 8 --layers head --out out/g.json"
+STEPS = f"{GEOMETRY} --data sklearn:digits --flatten --limit-per-concept 9"
+TWO_STEPS = "geometry two.rec --model tinynets:build --layers head --out out/g.json --data two.npz --flatten"
+GREY_STEPS = "geometry photos.rec --model tinynets:pictures --out out/g.json --data photos"
 EDIT = "edit tinynets:build --engram three --out out"
 TIED = "edit tinynets:tied --engram one --out out"
 TEXTS = "data check --forget forget.jsonl --retain retain.jsonl --tokenizer words"
@@ -1035,6 +1076,41 @@ CHANGES = [
     ("engram", "--condition", ENGRAM, f"{ENGRAM} --condition 50"),
     ("engram", "--preset", f"{ENGRAM} --preset paper", f"{ENGRAM} --preset notebook"),
     ("engram", "--json", ENGRAM, f"{ENGRAM} --json"),
+    ("geometry", "--model", GEOMETRY, GEOMETRY.replace(":build", ":other")),
+    ("geometry", "--weights", GEOMETRY, f"{GEOMETRY} --weights other.pt"),
+    ("geometry", "--out", GEOMETRY, GEOMETRY.replace("--out out", "--out elsewhere")),
+    ("geometry", "--concepts", GEOMETRY, GEOMETRY.replace("3 8", "3 7")),
+    ("geometry", "--beside", GEOMETRY, f"{GEOMETRY} --beside 8"),
+    ("geometry", "--reference", GEOMETRY, f"{GEOMETRY} --reference 3 8"),
+    ("geometry", "--layers", GEOMETRY, GEOMETRY.replace("head", "blocks.0.0")),
+    ("geometry", "--no-bias", GEOMETRY, f"{GEOMETRY} --no-bias"),
+    ("geometry", "--threshold", GEOMETRY, f"{GEOMETRY} --threshold 0.2"),
+    ("geometry", "--rtol", GEOMETRY, f"{GEOMETRY} --rtol 0.01"),
+    ("geometry", "--rank", GEOMETRY, f"{GEOMETRY} --rank 7"),
+    ("geometry", "--energy", GEOMETRY, f"{GEOMETRY} --energy 0.9"),
+    ("geometry", "--condition", GEOMETRY, f"{GEOMETRY} --condition 50"),
+    ("geometry", "--preset", f"{GEOMETRY} --preset paper", f"{GEOMETRY} --preset notebook"),
+    ("geometry", "--data", GEOMETRY, STEPS),
+    ("geometry", "--limit-per-concept", STEPS, STEPS.replace("concept 9", "concept 5")),
+    ("geometry", "--batch-size", STEPS, f"{STEPS} --batch-size 4"),
+    ("geometry", "--size", GREY_STEPS, f"{GREY_STEPS} --size 6x5"),
+    (
+        "geometry",
+        "--inputs-key",
+        f"{TWO_STEPS} --labels-key y --inputs-key x",
+        f"{TWO_STEPS} --labels-key y --inputs-key images",
+    ),
+    (
+        "geometry",
+        "--labels-key",
+        f"{TWO_STEPS} --inputs-key x --labels-key y",
+        f"{TWO_STEPS} --inputs-key x --labels-key targets",
+    ),
+    ("geometry", "--flatten", STEPS, STEPS.replace("--flatten ", "")),
+    ("geometry", "--normalize", STEPS, f"{STEPS} --normalize 0.3 0.4"),
+    ("geometry", "--checked", STEPS, f"{STEPS} --checked 8"),
+    ("geometry", "--device", GEOMETRY, f"{GEOMETRY} --device nowhere"),
+    ("geometry", "--json", GEOMETRY, f"{GEOMETRY} --json"),
     ("edit", "--weights", EDIT, f"{EDIT} --weights other.pt"),
     ("edit", "--engram", EDIT, EDIT.replace("three", "eight")),
     ("edit", "--alpha", EDIT, f"{EDIT} --alpha 0.5"),
@@ -1083,6 +1159,8 @@ def options_folder(made, checkpoint, tmp_path_factory) -> Path:
     with in_folder(folder):
         torch.save(network("other").state_dict(), "other.pt")
         ok("engram digits.rec --model tinynets:build --concepts 8 --out eight")
+        ok("record tinynets:build --data two.npz --flatten --inputs-key x --labels-key y --out two.rec")
+        ok("record tinynets:pictures --data photos --out photos.rec")
     return folder
 
 

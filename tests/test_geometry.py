@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from helpers import assert_close, gaussian
-from lashley import geometry
 from lashley.errors import SolveError
-from lashley.geometry import effective_rank, overlap
+from lashley.geometry import effective_rank, overlap, vectors
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_overlap_is_the_cosine_of_long_vectors(monkeypatch: pytest.MonkeyPatch) 
     expected[:2, :2] = units @ units.T
     assert_close(overlap([a, b, nothing]), expected, atol=1e-15)
     assert_close(overlap([a, [-2 * part for part in a]]), [[1, -1], [-1, 1]], atol=1e-15)
-    monkeypatch.setattr(geometry, "_CHUNK", 5)  # in pieces it is the same
+    monkeypatch.setattr(vectors, "_CHUNK", 5)  # in pieces it is the same
     assert_close(overlap([a, b, nothing]), expected, atol=1e-15)
 
 

@@ -45,12 +45,14 @@ hooks
 resemblance
 edit
 recording
+anatomy
 merging
 checkpoint
 tally
 subject audit observer
 ledger run
 recorder
+curvature
 distributed
 sweep trace
 methods metrics

@@ -25,7 +25,7 @@ from lashley.errors import LashleyError, LashleyWarning
 __all__ = ["main"]
 
 VERBS = (
-    *("demo", "layers", "data", "record", "merge", "engram", "check"),
+    *("demo", "layers", "data", "record", "merge", "engram", "geometry", "check"),
     *("edit", "compare", "forget", "export", "report"),
 )
 

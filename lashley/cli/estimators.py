@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from lashley.estimators import Estimator
     from lashley.spectrum import Cut
 
-__all__ = ["add_estimators", "chosen", "pairs", "spoken", "weighted"]
+__all__ = ["add_cut", "add_estimators", "chosen", "cut_of", "pairs", "spoken", "weighted"]
 
-CUT = ("--rtol", "--rank", "--energy", "--condition", "--preset")
+_CUT = ("rtol", "rank", "energy", "condition", "preset")
+CUT = tuple(f"--{name}" for name in _CUT)
 TAKES = {
     "projection": ("--sharpness", "--threshold", *CUT),
     "ridge": ("--lam",),
@@ -60,19 +61,32 @@ def add_estimators(parser: argparse.ArgumentParser) -> None:
         choices=("refuse", "add", "fold"),
         help="leace, mixture-shift: what to do in layers without a bias (default: refuse)",
     )
-    cuts = parser.add_argument_group("spectral cut (projection, leace, mixture-shift)")
-    cut = cuts.add_mutually_exclusive_group()
-    cut.add_argument(
-        "--rtol",
-        type=float,
-        metavar="X",
-        help="keep eigenvalues above X times the largest (default: D * 2^-23, mixture-shift 0.001); for mean-direction "
-        "and null-space what counts as zero",
+    add_cut(
+        parser,
+        "projection, leace, mixture-shift",
+        "default: D * 2^-23, mixture-shift 0.001); for mean-direction and null-space what counts as zero",
     )
+
+
+def add_cut(parser: argparse.ArgumentParser, of: str = "", rtol: str = "default: D * 2^-23)") -> None:
+    """Which eigenvalues count as zero.
+
+    Args:
+        of: what takes the cut, where not everything does.
+        rtol: the end of what ``--rtol`` says of itself.
+    """
+    cuts = parser.add_argument_group(f"spectral cut ({of})" if of else "spectral cut")
+    cut = cuts.add_mutually_exclusive_group()
+    cut.add_argument("--rtol", type=float, metavar="X", help=f"keep eigenvalues above X times the largest ({rtol}")
     cut.add_argument("--rank", type=positive, metavar="K", help="keep the K largest")
     cut.add_argument("--energy", type=float, metavar="X", help="keep the fewest that hold this share of the trace")
     cut.add_argument("--condition", type=float, metavar="X", help="keep eigenvalues above the largest / X")
     cut.add_argument("--preset", choices=("paper", "notebook"), help="1e-6, or D * 2^-52")
+
+
+def cut_of(args: argparse.Namespace) -> Cut | None:
+    """The cut that the options of `add_cut` ask for; None where nothing is said of it."""
+    return _cut({key: value for key in _CUT if (value := getattr(args, key)) is not None})
 
 
 def chosen(args: argparse.Namespace) -> Estimator:
@@ -116,7 +130,7 @@ def _cut(settings: dict[str, Any]) -> Cut | None:
     """The cut, whose settings are taken out; None where nothing is said of it."""
     import lashley
 
-    values = {key: settings.pop(key) for key in ("rtol", "rank", "energy", "condition", "preset") if key in settings}
+    values = {key: settings.pop(key) for key in _CUT if key in settings}
     if not values:
         return None
     if preset := values.get("preset"):

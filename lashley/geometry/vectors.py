@@ -1,4 +1,4 @@
-"""Shapes of engrams: how many directions they use and how much two of them overlap. Tensors only."""
+"""How many directions a matrix uses, how long it is, and how much two engrams overlap. Tensors only."""
 
 from __future__ import annotations
 
