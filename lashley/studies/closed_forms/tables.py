@@ -1,0 +1,341 @@
+"""From the rows of the study to its result: tables, charts, and a summary whose numbers are taken from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lashley.result import Chart, Column, Result, Series, Table, value_of
+
+__all__ = ["result"]
+
+Values = dict[str, Any]
+RETRAINED = "retrained"
+
+COLUMNS = (
+    Column("edit", "edit"),
+    Column("target", "the class", "target", "share", "Test images of the class that are still right.", "accuracy"),
+    Column(
+        "others_fall", "others, mean fall", "target", "points",
+        "By how much accuracy on the other classes is below that of the untouched network, mean over classes.",
+        "accuracy",
+    ),
+    Column("worst_fall", "worst fall", "target", "points", "The same of the class that fell most.", "accuracy"),
+    Column(
+        "ridge_gap", "ridge probe", "target", "points",
+        "Recall of the class by a balanced ridge probe on the features, minus that of the same probe on the retrained "
+        "network's features. Above 0 more of the class is left than in a network that never saw it, below 0 less.",
+        "features, minus retrained",
+    ),
+    Column("mlp_gap", "MLP probe", "target", "points", "The same of a small network.", "features, minus retrained"),
+    Column(
+        "centre_gap", "nearest centre", "target", "points", "The same of the nearest class mean.",
+        "features, minus retrained",
+    ),
+    Column(
+        "nmi", "NMI", "target", None,
+        "Whether class and rest fall into two clusters of features (k-means on equally many of both, five draws).",
+        "features",
+    ),
+    Column(
+        "agreement", "same label", "target", "share",
+        "Test images of the class that get the label which the retrained network gives them.", "nearness",
+    ),
+    Column(
+        "tow", "ToW", "target", None,
+        "Product of 1 - |difference in accuracy to the retrained network| on the class's training images, on the "
+        "others' and on all test images. A mask on the logit, which forgets nothing, scores as high as any edit.",
+        "nearness",
+    ),
+    Column(
+        "relearned_gap", "relearned", "target", "points",
+        "Accuracy on the class after a few steps of training on some of its images, minus that of the retrained "
+        "network after the same steps. Above 0 the class comes back sooner than it is learned.",
+        "nearness",
+    ),
+    Column(
+        "seconds", "time", "lower", "seconds",
+        "From a recording to the edited network: factorisation, solve, edit, BatchNorm. Of a retrained network: its "
+        "training. One run on a machine that others used too: an order of magnitude.",
+        "cost",
+    ),
+    Column("chosen", "chosen on training images", None, None, "Settings and strength.", "cost"),
+)  # fmt: skip
+NEARNESS = [column.key for column in COLUMNS if column.better == "target"]
+
+
+def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None, provenance: Values) -> Result:
+    """The tables and charts of what was found."""
+    tables, charts = [_facts(found)], []
+    for name, subject in found.items():
+        tables.append(_means(config, name, subject))
+        charts.append(_probes(config, name, subject))
+    for name, subject in found.items():
+        for target, rows in subject["classes"].items():
+            tables.append(_table(config, name, target, rows))
+            charts.append(_costs(config, name, target, rows))
+    if autoencoder:
+        tables.append(_reconstructions(config["autoencoder"], autoencoder))
+        charts += _heat(config["autoencoder"], autoencoder)
+    return Result(
+        study="closed_forms",
+        title="Every closed form beside the network that never learned the class",
+        summary=_summary(found, autoencoder),
+        tables=tables,
+        charts=charts,
+        provenance=provenance,
+        settings=dict(config),
+    )
+
+
+def _word(*parts: str) -> str:
+    """A name for links and files."""
+    joined = "".join(letter if letter.isalnum() else "-" for letter in "-".join(parts).lower())
+    return "-".join(part for part in joined.split("-") if part)
+
+
+def _facts(found: Values) -> Table:
+    columns = [
+        Column("network", "network"),
+        Column("test", "accuracy", "higher", "share", "On the test images, before any edit."),
+        Column("parameters", "parameters", None, "count"),
+        Column("training_seconds", "training", "lower", "seconds"),
+    ]
+    rows = [{"network": name, **subject["facts"]} for name, subject in found.items()]
+    return Table("networks", "The networks", columns, rows)
+
+
+def _row(name: str, row: Values) -> Values:
+    return {"edit": name, **{column.key: row.get(column.key) for column in COLUMNS[1:]}, "chosen": _chosen(row)}
+
+
+def _chosen(row: Values) -> str | None:
+    if "alpha" not in row:
+        return None
+    return ", ".join(f"{key} {value:g}" for key, value in [*row["settings"].items(), ("alpha", row["alpha"])])
+
+
+def _table(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str, Values]) -> Table:
+    notes = {row: _note(config, row, values) for row, values in rows.items()}
+    return Table(
+        _word(name, target),
+        f"{name}: {target} taken out",
+        COLUMNS,
+        [_row(row, values) for row, values in rows.items()],
+        "Intervals are 95 % bootstraps over test images; they say nothing of other networks, seeds or classes.",
+        RETRAINED,
+        {row: note for row, note in notes.items() if note},
+    )
+
+
+def _note(config: Mapping[str, Any], row: str, values: Values) -> str:
+    if "refused" in values:
+        return f"No answer here. {values['refused']}"
+    note = config["notes"].get(row, "")
+    if values.get("gates"):
+        gates = ", ".join(f"{layer} {gate:.2f}" for layer, gate in values["gates"].items())
+        note = f"{note} R^2 of the gates: {gates}.".strip()
+    return note
+
+
+def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
+    """The mean over classes of every number."""
+    classes = list(subject["classes"].values())
+    rows = []
+    for row in classes[0]:
+        parts = [values[row] for values in classes if row in values and "refused" not in values[row]]
+        means = {
+            column.key: _mean(value_of(part.get(column.key)) for part in parts)
+            for column in COLUMNS
+            if column.key not in ("edit", "chosen")
+        }
+        rows.append({"edit": row, **means})
+    targets = ", ".join(subject["classes"])
+    return Table(
+        _word(name, "mean"),
+        f"{name}: means over the classes {targets}" if len(classes) > 1 else f"{name}: {targets} taken out",
+        [column for column in COLUMNS if column.key != "chosen"],
+        rows,
+        "Each class taken out of a network of its own; the tables of single classes are below. Strengths are chosen on "
+        "training images that were not recorded: the highest (1 - accuracy on the class) x (accuracy on the others).",
+        RETRAINED,
+        {row: config["notes"][row] for row in classes[0] if row in config["notes"]},
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _probes(config: Mapping[str, Any], name: str, subject: Values) -> Chart:
+    [table] = [_means(config, name, subject)]
+    series = [
+        Series(
+            title,
+            [row["edit"] for row in table.rows if row["edit"] != RETRAINED],
+            [row[key] for row in table.rows if row["edit"] != RETRAINED],
+        )
+        for key, title in (("ridge_gap", "ridge probe"), ("mlp_gap", "MLP probe"), ("relearned_gap", "relearned"))
+    ]
+    return Chart(
+        _word(name, "features"),
+        f"{name}: what can be read and relearned, minus the retrained network",
+        series,
+        "bars",
+        "",
+        "minus retrained",
+        y_unit="points",
+        note="0 is the network that never saw the class. Above it more of the class is left, below it less: both miss.",
+    )
+
+
+def _costs(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str, Values]) -> Chart:
+    series = []
+    for row, values in rows.items():
+        if "curve" in values and row in config["drawn"]:
+            curve = values["curve"]
+            series.append(
+                Series(
+                    row,
+                    [point["others_fall"] for point in curve],
+                    [point["target"] for point in curve],
+                    labels=[f"{point['alpha']:g}" for point in curve],
+                )
+            )
+        elif "point" in values and row in (RETRAINED, "logit mask"):
+            point = values["point"]
+            series.append(Series(row, [point["others_fall"]], [point["target"]], target=row == RETRAINED))
+    return Chart(
+        _word(name, target, "costs"),
+        f"{name}, {target}: what forgetting costs the others, over alpha",
+        series,
+        "lines",
+        "others, mean fall",
+        "the class",
+        x_unit="points",
+        y_unit="share",
+        note=f"Test images, the first {config['measure']['curve_images']} of every class; settings as chosen on "
+        "training images, alpha "
+        + ", ".join(f"{alpha:g}" for alpha in config["measure"]["curve_alphas"])
+        + ". The star is the retrained network.",
+    )
+
+
+def _reconstructions(config: Mapping[str, Any], found: Values) -> Table:
+    classes, before = found["classes"], found["before"]
+    columns = [
+        Column("digit", "digit"),
+        Column("before", "before", None, None, "Mean squared error on the digit's test images."),
+        Column("retrained", "trained without it", None, None, "The same of an autoencoder that never saw the digit."),
+    ]
+    for edit in config["edits"]:
+        columns += [
+            Column(f"{edit} own", "the digit", None, None, "Its error after its own ablation.", edit),
+            Column(f"{edit} others", "others, mean", None, None, "Mean error of the other digits then.", edit),
+        ]
+    rows = []
+    for k, name in enumerate(classes):
+        row: Values = {"digit": name, "before": before[k]}
+        row["retrained"] = found["retrained"][name][k] if name in found["retrained"] else None
+        for edit, matrix in found["edits"].items():
+            row[f"{edit} own"] = matrix[k][k]
+            row[f"{edit} others"] = _mean(matrix[k][j] for j in range(len(classes)) if j != k)
+        rows.append(row)
+    return Table(
+        "autoencoder",
+        "A convolutional autoencoder: error before and after each digit was taken out of all layers",
+        columns,
+        rows,
+        f"alpha {config['alpha']:g}; layers {', '.join(found['layers'])}. The paper's figure 5 leaves strides, decoder "
+        "and edited layers open; these are ours.",
+    )
+
+
+def _heat(config: Mapping[str, Any], found: Values) -> list[Chart]:
+    classes, before = found["classes"], found["before"]
+    charts = []
+    for edit, matrix in found["edits"].items():
+        series = [
+            Series(f"without {name}", classes, [matrix[k][j] / before[j] for j in range(len(classes))])
+            for k, name in enumerate(classes)
+        ]
+        charts.append(
+            Chart(
+                _word("autoencoder", edit),
+                f"Autoencoder, {edit}: error after the ablation as a multiple of that before",
+                series,
+                "heat",
+                "digit shown",
+                "digit taken out",
+                note="1 is unharmed. The diagonal is the digit that was taken out.",
+            )
+        )
+    return charts
+
+
+# The summary: every number in it is taken from the tables.
+
+
+def _summary(found: Values, autoencoder: Values | None) -> str:
+    parts = [
+        "A network that was trained without a class still separates that class in its features, and takes its images "
+        "for the classes they resemble. So the target of forgetting is that network, in every column: to erase more "
+        "than it does misses, as to erase less. Every closed form that one recording can give is put beside it here, with "
+        "settings and strength chosen on training images only."
+    ]
+    for name, subject in found.items():
+        parts.append(_finding(name, list(subject["classes"].values())))
+    if autoencoder:
+        parts.append(_drawn(autoencoder))
+    parts.append(
+        "Limits: small networks, few classes, one network that is edited per architecture; intervals are over test "
+        "images only. The second retrained network says how far apart two networks are that never saw the class."
+    )
+    return "\n\n".join(parts)
+
+
+def _finding(name: str, classes: Sequence[Mapping[str, Values]]) -> str:
+    def mean(row: str, key: str) -> float:
+        return _mean(value_of(values[row].get(key)) for values in classes if "refused" not in values[row]) or 0.0
+
+    rows = [row for row, values in classes[0].items() if "curve" in values]
+    nearest = max(rows, key=lambda row: mean(row, "agreement"))
+    best = max(rows, key=lambda row: mean(row, "tow"))
+    said = [
+        f"{name}: a mask on the logit scores ToW {mean('logit mask', 'tow'):.3f} and leaves all there was to be read "
+        f"(ridge probe {_points(mean('logit mask', 'ridge_gap'))} against the retrained network)."
+    ]
+    if "paper, alpha 1" in rows:
+        row = "paper, alpha 1"
+        said.append(
+            f"The paper's edit at alpha 1 leaves {mean(row, 'target'):.1%} of the class right and costs the others "
+            f"{100 * mean(row, 'others_fall'):.2f} points (ToW {mean(row, 'tow'):.3f}, same label as the retrained "
+            f"network {mean(row, 'agreement'):.0%})."
+        )
+    said.append(
+        f"Highest ToW of the closed forms: {best} ({mean(best, 'tow'):.3f}). Most images with the retrained network's "
+        f"label: {nearest} ({mean(nearest, 'agreement'):.0%}; the mask {mean('logit mask', 'agreement'):.0%}), with a "
+        f"ridge probe {_points(mean(nearest, 'ridge_gap'))} from the retrained network's."
+    )
+    return " ".join(said)
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.1f} points"
+
+
+def _drawn(found: Values) -> str:
+    classes, before = found["classes"], found["before"]
+    count = range(len(classes))
+    said = []
+    for edit, matrix in found["edits"].items():
+        own = sum(matrix[k][k] / before[k] for k in count) / len(classes)
+        others = [matrix[k][j] / before[j] for k in count for j in count if j != k]
+        said.append(f"{edit}: the digit's error times {own:.2f}, the others' times {sum(others) / len(others):.2f}")
+    text = "Autoencoder: " + "; ".join(said) + "."
+    if found["retrained"]:
+        places = {name: classes.index(name) for name in found["retrained"]}
+        gap = [found["retrained"][name][k] / before[k] for name, k in places.items()]
+        text += f" One that was trained without the digit draws it with an error times {sum(gap) / len(gap):.2f}."
+    return text
