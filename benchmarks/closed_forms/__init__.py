@@ -5,8 +5,8 @@
 ``networks/``    trained networks that take longer than a minute; the recipe in each manifest makes them again
 ``results/``     what the last committed run gave
 
-The study itself is ``lashley.studies.closed_forms``. Finished networks and rows are kept in the config's ``work`` folder,
-so that a run that was stopped goes on.
+The study itself is ``lashley.studies.closed_forms``. Finished networks and rows are kept in the config's ``work``
+folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations

@@ -69,8 +69,11 @@ class Way:
         """Of the subject's class.
 
         Raises:
+            DataError: an unknown group of layers.
             SolveError: the estimator has no answer in any of the layers.
         """
+        if self.group not in subject.groups:
+            raise DataError(f"Expected a group of layers, got {self.group!r}. {nearest(self.group, subject.groups)}")
         recording = subject.recording() if recording is None else recording
         found = _KINDS[self.estimator](recording, subject, subject.groups[self.group], settings)
         return random_like(found, seed=subject.target) if self.random_like else found

@@ -68,7 +68,8 @@ def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None,
     """The tables and charts of what was found."""
     tables, charts = [_facts(found)], []
     for name, subject in found.items():
-        tables.append(_means(config, name, subject))
+        if len(subject["classes"]) > 1:
+            tables.append(_means(config, name, subject))
         charts.append(_probes(config, name, subject))
     for name, subject in found.items():
         for target, rows in subject["classes"].items():
@@ -131,11 +132,17 @@ def _table(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str,
 def _note(config: Mapping[str, Any], row: str, values: Values) -> str:
     if "refused" in values:
         return f"No answer here. {values['refused']}"
-    note = config["notes"].get(row, "")
+    notes = [config["notes"].get(row, "")]
+    if row == RETRAINED:
+        notes.append(
+            f"On its features the ridge probe recalls {values['ridge']:.1%} of the class, the MLP probe "
+            f"{values['mlp']:.1%}, the nearest centre {values['centre']:.1%}; after relearning it gets "
+            f"{values['relearned']:.1%} right."
+        )
     if values.get("gates"):
         gates = ", ".join(f"{layer} {gate:.2f}" for layer, gate in values["gates"].items())
-        note = f"{note} R^2 of the gates: {gates}.".strip()
-    return note
+        notes.append(f"R^2 of the gates: {gates}.")
+    return " ".join(note for note in notes if note)
 
 
 def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
@@ -153,7 +160,7 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
     targets = ", ".join(subject["classes"])
     return Table(
         _word(name, "mean"),
-        f"{name}: means over the classes {targets}" if len(classes) > 1 else f"{name}: {targets} taken out",
+        f"{name}: means over the classes {targets}",
         [column for column in COLUMNS if column.key != "chosen"],
         rows,
         "Each class taken out of a network of its own; the tables of single classes are below. Strengths are chosen on "
@@ -281,8 +288,8 @@ def _summary(found: Values, autoencoder: Values | None) -> str:
     parts = [
         "A network that was trained without a class still separates that class in its features, and takes its images "
         "for the classes they resemble. So the target of forgetting is that network, in every column: to erase more "
-        "than it does misses, as to erase less. Every closed form that one recording can give is put beside it here, with "
-        "settings and strength chosen on training images only."
+        "than it does misses, as to erase less. Every closed form that one recording can give is put beside it here; "
+        "settings and strengths were chosen on training images only."
     ]
     for name, subject in found.items():
         parts.append(_finding(name, list(subject["classes"].values())))
