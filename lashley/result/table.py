@@ -64,6 +64,8 @@ class Table:
             anything with attributes of these names (`lashley.stats.Interval`).
         note: how to read it, what was held fixed; shown with the table.
         target_row: the name of the row that others should come near to (the retrained network).
+        reference_rows: names of rows that are there for comparison and compete with no other: the untouched network, a
+            second retrained one. The target row is one of them without being named here.
         row_notes: ``{name of a row: what it is}``, shown below the table; rows may be left out.
     """
 
@@ -73,6 +75,7 @@ class Table:
     rows: Sequence[dict[str, Any]]
     note: str = ""
     target_row: str | None = None
+    reference_rows: Sequence[str] = ()
     row_notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,7 +93,8 @@ class Table:
                 raise DataError(f"Expected a text that names row {i} of {where} under {keys[0]!r}, got {name!r}.")
         unique(names, f"names of the rows of {where}, in the column {keys[0]!r},")
         keep(self, row_notes=plain(self.row_notes, f"row_notes of {where}"))
-        for name in (*self.row_notes, *([] if self.target_row is None else [self.target_row])):
+        keep(self, reference_rows=tuple(plain(self.reference_rows, f"reference_rows of {where}")))
+        for name in (*self.row_notes, *self.reference_rows, *([] if self.target_row is None else [self.target_row])):
             if name not in names:
                 raise DataError(f"Expected the name of a row of {where}, got {name!r}. {nearest(str(name), names)}")
         aimless = [c.key for c in self.columns if c.better == "target" and c.target is None]
