@@ -136,7 +136,9 @@ class Trained:
                 self.recipe, kept.pixels, kept.labels, len(self.material.classes), seed,
                 lambda line: self.say(f"{name}: {line}"),
             )  # fmt: skip
-            return model, {"seconds": round(time.perf_counter() - start, 1), "threads": torch.get_num_threads()}
+            seconds = time.perf_counter() - start
+            facts = {"seconds": round(seconds, 1), "threads": torch.get_num_threads()}
+            return model, {**facts, "test": self._accuracy(guarded(model.half().float()))}  # as it is kept
 
         model, values = self.pieces.network(name, self.key(without, seed), build, make)
         assert isinstance(model, nn.Sequential)
@@ -145,15 +147,19 @@ class Trained:
     def table(self, ways: list[Way]) -> Values:
         """``{"classes": {class: {row: values}}, "facts": ...}``."""
         model, values = self.network()
-        right = outputs(model, self.material.test)[1].argmax(1) == self.material.test.labels
         facts = {
-            "test": right.double().mean().item(),
+            "test": self._accuracy(model),
             "parameters": sum(p.numel() for n, p in model.named_parameters() if not n.startswith(ERASER)),
             "training_seconds": values["seconds"],
         }
         self.say(f"{self.name}: {facts['test']:.2%} of the test images right")
         rows = {name: self._rows(model, self.material.classes.index(name), ways) for name in self.settings["targets"]}
         return {"facts": facts, "classes": rows}
+
+    def _accuracy(self, model: nn.Sequential) -> float:
+        """On the test images."""
+        right = outputs(model, self.material.test)[1].argmax(1) == self.material.test.labels
+        return right.double().mean().item()
 
     def _rows(self, model: nn.Sequential, target: int, ways: list[Way]) -> dict[str, Values]:
         measure = {**self.config["measure"], "relearn": self.settings["relearn"]}

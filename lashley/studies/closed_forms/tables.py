@@ -125,8 +125,14 @@ def _table(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str,
         [_row(row, values) for row, values in rows.items()],
         "Intervals are 95 % bootstraps over test images; they say nothing of other networks, seeds or classes.",
         RETRAINED,
+        _references(rows),
         {row: note for row, note in notes.items() if note},
     )
+
+
+def _references(rows: Iterable[str]) -> list[str]:
+    """Rows that compete with no other; a mask on the logit does."""
+    return [row for row in rows if row == "untouched" or row.startswith(f"{RETRAINED}, ")]
 
 
 def _note(config: Mapping[str, Any], row: str, values: Values) -> str:
@@ -166,6 +172,7 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
         "Each class taken out of a network of its own; the tables of single classes are below. Strengths are chosen on "
         "training images that were not recorded: the highest (1 - accuracy on the class) x (accuracy on the others).",
         RETRAINED,
+        _references(classes[0]),
         {row: config["notes"][row] for row in classes[0] if row in config["notes"]},
     )
 
