@@ -99,10 +99,10 @@ def test_every_row_is_there_with_the_retrained_network_as_the_target(quick):
             assert value_of(rows["logit mask"][probe]) == value_of(rows["untouched"][probe])
     drawn = {chart.name: chart for chart in result.charts}
     assert set(drawn) == {
-        "digits-conv-net-features", "digits-conv-net-3-costs", "digits-conv-net-8-costs", "autoencoder-paper",
-        "autoencoder-sharpened",
+        "digits-conv-net-features", "autoencoder-paper", "autoencoder-sharpened",
+        *(f"digits-conv-net-{digit}-{group}" for digit in (3, 8) for group in ("filters", "directions")),
     }  # fmt: skip
-    front = {series.name: series for series in drawn["digits-conv-net-3-costs"].series}
+    front = {series.name: series for series in drawn["digits-conv-net-3-filters"].series}
     assert front["paper"].labels == ("0.5", "1") and front["retrained"].target
 
 
@@ -169,7 +169,7 @@ def test_the_committed_config_asks_for_what_there_is():
     ways = study.ways_of(CONFIG)
     assert {"paper", "random, norms of the paper's"} <= {way.name for way in ways}
     named = {*CONFIG["ways"], "untouched", "retrained", "logit mask"}
-    assert set(CONFIG["notes"]) == named and set(CONFIG["drawn"]) <= named
+    assert set(CONFIG["notes"]) == named and all(set(group) <= named for group in CONFIG["drawn"].values())
     for settings in CONFIG["subjects"].values():
         shape = (3, 32, 32) if settings["data"] == "cifar10" else (1, 28, 28)
         model = ARCHITECTURES[settings["recipe"]["architecture"]](shape, 10)
@@ -271,7 +271,7 @@ def test_an_unknown_kind_is_refused_with_the_nearest():
 
 
 def test_relearning_teaches_and_leaves_the_network_alone(subject):
-    settings = {"images": 40, "steps": 30, "batch": 32, "learning_rate": 0.05, "momentum": 0.9, "seeds": 2}
+    settings = {"images": 40, "steps": 30, "batch": [16, 16], "learning_rate": 0.05, "momentum": 0.9, "seeds": 2}
     judge = Judge(subject, {"resamples": 20, "relearn": settings})
     blind = copy.deepcopy(subject.model)
     with torch.no_grad():

@@ -46,8 +46,8 @@ class Judge:
     """Measures networks on one subject's images.
 
     Args:
-        settings: "resamples" of the bootstrap; "relearn": "images" of the class, "steps", "batch", "learning_rate",
-            "momentum", "seeds".
+        settings: "resamples" of the bootstrap; "relearn": "images" of every class, "steps", "batch" (images of the
+            class and of the others), "learning_rate", "momentum", "seeds".
     """
 
     subject: Subject
@@ -127,8 +127,8 @@ class Judge:
         return bootstrap(sample, mean, resamples=self.settings["resamples"])._asdict()
 
     def _relearned(self, model: nn.Sequential, seed: int) -> Tensor:
-        """Which of the class's test images are right after a few steps on some of its training images, half of every
-        batch, beside others; BatchNorm's statistics stay as they are.
+        """Which of the class's test images are right after a few steps on some of its training images, among others;
+        BatchNorm's statistics stay as they are.
         """
         settings = self.settings["relearn"]
         material, target = self.subject.material, self.subject.target
@@ -146,7 +146,10 @@ class Judge:
             momentum=settings["momentum"],
         )
         for _ in range(settings["steps"]):
-            drawn = [part[torch.randint(len(part), (settings["batch"] // 2,), generator=generator)] for part in sets]
+            drawn = [
+                part[torch.randint(len(part), (count,), generator=generator)]
+                for part, count in zip(sets, settings["batch"], strict=True)
+            ]
             pixels = torch.cat([part.pixels for part in drawn]).contiguous(memory_format=torch.channels_last)
             loss = nn.functional.cross_entropy(learner(pixels), torch.cat([part.labels for part in drawn]))
             optimiser.zero_grad()

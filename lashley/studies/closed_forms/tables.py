@@ -74,7 +74,7 @@ def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None,
     for name, subject in found.items():
         for target, rows in subject["classes"].items():
             tables.append(_table(config, name, target, rows))
-            charts.append(_costs(config, name, target, rows))
+            charts += [_costs(config, name, target, rows, group) for group in config["drawn"]]
     if autoencoder:
         tables.append(_reconstructions(config["autoencoder"], autoencoder))
         charts += _heat(config["autoencoder"], autoencoder)
@@ -190,11 +190,11 @@ def _probes(config: Mapping[str, Any], name: str, subject: Values) -> Chart:
             [row["edit"] for row in table.rows if row["edit"] != RETRAINED],
             [row[key] for row in table.rows if row["edit"] != RETRAINED],
         )
-        for key, title in (("ridge_gap", "ridge probe"), ("mlp_gap", "MLP probe"), ("relearned_gap", "relearned"))
+        for key, title in (("ridge_gap", "ridge probe"), ("mlp_gap", "MLP probe"), ("centre_gap", "nearest centre"))
     ]
     return Chart(
         _word(name, "features"),
-        f"{name}: what can be read and relearned, minus the retrained network",
+        f"{name}: what can be read of the class, minus the retrained network",
         series,
         "bars",
         "",
@@ -204,10 +204,10 @@ def _probes(config: Mapping[str, Any], name: str, subject: Values) -> Chart:
     )
 
 
-def _costs(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str, Values]) -> Chart:
+def _costs(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str, Values], group: str) -> Chart:
     series = []
     for row, values in rows.items():
-        if "curve" in values and row in config["drawn"]:
+        if "curve" in values and row in config["drawn"][group]:
             curve = values["curve"]
             series.append(
                 Series(
@@ -221,8 +221,8 @@ def _costs(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str,
             point = values["point"]
             series.append(Series(row, [point["others_fall"]], [point["target"]], target=row == RETRAINED))
     return Chart(
-        _word(name, target, "costs"),
-        f"{name}, {target}: what forgetting costs the others, over alpha",
+        _word(name, target, group),
+        f"{name}, {target}: what forgetting costs the others, over alpha ({group})",
         series,
         "lines",
         "others, mean fall",
@@ -268,6 +268,9 @@ def _reconstructions(config: Mapping[str, Any], found: Values) -> Table:
 
 def _heat(config: Mapping[str, Any], found: Values) -> list[Chart]:
     classes, before = found["classes"], found["before"]
+    highest = max(
+        e / b for matrix in found["edits"].values() for row in matrix for e, b in zip(row, before, strict=True)
+    )
     charts = []
     for edit, matrix in found["edits"].items():
         series = [
@@ -282,6 +285,7 @@ def _heat(config: Mapping[str, Any], found: Values) -> list[Chart]:
                 "heat",
                 "digit shown",
                 "digit taken out",
+                y_range=(1.0, max(highest, 1.1)),
                 note="1 is unharmed. The diagonal is the digit that was taken out.",
             )
         )
