@@ -82,7 +82,9 @@ def describe(chart: Chart) -> str:
             ends = [scale.text(end) for end in (min(y for _, y in points), max(y for _, y in points))]
             parts.append(f"{series.name} {' to '.join(dict.fromkeys(ends))}")
         else:
-            parts.append(f"{series.name} from {scale.text(points[0][1])} to {scale.text(points[-1][1])}")
+            parts.append(
+                f"{series.name} {' to '.join(dict.fromkeys(scale.text(y) for _, y in (points[0], points[-1])))}"
+            )
     by = " by ".join(name for name in reversed(axes) if name)
     unit = f" in {scale.unit}" if scale.unit else ""
     return f"{drawn}: {chart.title}{f' ({by})' if by else ''}. Values{unit}: {'; '.join(parts)}."

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
-from lashley.report import charts
+from lashley import atomic
+from lashley.report import charts, figures
 from lashley.report.results import GENERATOR, Facts, entries_of
 from lashley.report.tables import Cell, Head, View
 from lashley.result import Result
 
-__all__ = ["document", "escape", "table"]
+__all__ = ["document", "escape", "table", "write"]
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~$#])")
 
@@ -42,6 +45,21 @@ def document(
                 blocks += [escape(chart.note)] if chart.note else []
         blocks += ["## How it was made", f"```\n{entry.result.provenance['command']}\n```", _facts(entry.facts)]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def write(path: str | os.PathLike[str]) -> list[Path]:
+    """The page of a committed result: ``README.md`` in the folder of the file, and a figure for every chart.
+
+    Returns what was written.
+    """
+    path = Path(path)
+    result = Result.load(path)
+    pictures = {f"1-{chart.name}": f"{chart.name}.svg" for chart in result.charts}
+    for chart in result.charts:
+        atomic.write(path.with_name(pictures[f"1-{chart.name}"]), figures.svg(charts.draw(chart)))
+    page = document({path.name: result}, pictures=pictures)
+    page += f"\n`lashley report {path.name}` makes a page of it with tables that sort.\n"
+    return [atomic.write(path.with_name("README.md"), page), *map(path.with_name, pictures.values())]
 
 
 def table(view: View) -> str:

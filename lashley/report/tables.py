@@ -112,7 +112,8 @@ class View:
         lines = ["; ".join(found)] if found else []
         if "best" in self.marked:
             of = " within its result" if self.names else ""
-            lines.append(f"bold: best in its column{of}, rows for comparison aside")
+            aside = ", rows for comparison aside" if self.marked & {"target", "reference"} else ""
+            lines.append(f"bold: best in its column{of}{aside}")
         if "close" in self.marked:
             lines.append(f"{close}: its interval reaches as near as the best value")
         return ". ".join(line[0].upper() + line[1:] for line in lines) + "." if lines else ""
