@@ -8,10 +8,10 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench-mnist bench-peer bench-shards bench-forget clean
+.PHONY: help setup check test demo bench-mnist bench-peer bench-shards bench-forget bench-closed-forms clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 22
 
 setup: $(READY)  ## build .venv with all extras, at the versions of constraints.txt
 
@@ -44,6 +44,9 @@ bench-shards: $(READY)  ## a checkpoint of 16 GB rewritten within 4 GiB; rewrite
 
 bench-forget: $(READY)  ## authors forgotten by a small language model (checkpoints in LASHLEY_MODELS); rewrites the committed results
 	$(BIN)/python -m benchmarks.forget_tofu_mini
+
+bench-closed-forms: $(READY)  ## every closed form beside the retrained network, MNIST and CIFAR-10; rewrites the committed results; goes on where it stopped
+	$(BIN)/python -m benchmarks.closed_forms
 
 clean:  ## remove .venv and everything these commands leave
 	rm -rf .venv demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

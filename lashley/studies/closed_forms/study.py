@@ -35,13 +35,12 @@ Say = Callable[[str], None]
 Values = dict[str, Any]
 
 
-def run(config: Mapping[str, Any], say: Say = lambda line: None, command: str | None = None) -> Result:
+def run(config: Mapping[str, Any], say: Say = lambda line: None) -> Result:
     """The study as one result.
 
     Args:
         config: as in ``benchmarks/closed_forms/config.json``.
         say: called with one line of text as each piece is there.
-        command: what to write down as the command; None: that of this process.
     """
     with _threads(config["threads"]):
         pieces = Pieces(Path(config["work"]), [Path(shelf) for shelf in config["checkpoints"]], say)
@@ -57,7 +56,7 @@ def run(config: Mapping[str, Any], say: Say = lambda line: None, command: str | 
             autoencoder = reconstructions(asked, pieces, Path(config["work"]), say)
             data[asked["data"]] = autoencoder["data"]
         seeds = sorted({seed for settings in config["subjects"].values() for seed in [0, *settings["retrained"]]})
-        provenance = made_by(seeds=seeds, data=data, command=command)
+        provenance = made_by(seeds=seeds, data=data)
     return tables.result(config, found, autoencoder, provenance)
 
 
@@ -163,7 +162,7 @@ class Trained:
 
     def _rows(self, model: nn.Sequential, target: int, ways: list[Way]) -> dict[str, Values]:
         measure = {**self.config["measure"], "relearn": self.settings["relearn"]}
-        key = digest(repr(self.key(None, 0)), repr(self.settings["images"]))[:10]
+        key = digest(ROWS, repr(self.key(None, 0)), repr(self.settings["images"]))[:10]
         folder = Path(self.config["work"]) / f"recording-{self.material.name}-{self.recipe.architecture}-{key}"
         subject = Subject(model, self.material, target, self._groups(model), folder, measure["norms"])
         rows = Rows(self, subject, Judge(subject, measure), measure)
