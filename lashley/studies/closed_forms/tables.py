@@ -22,15 +22,15 @@ COLUMNS = (
     ),
     Column("worst_fall", "worst fall", "target", "points", "The same of the class that fell most.", "accuracy"),
     Column(
-        "ridge_gap", "ridge probe", "target", "points",
+        "ridge_gap", "ridge probe gap", "target", "points",
         "Recall of the class by a balanced ridge probe on the features, minus that of the same probe on the retrained "
         "network's features. Above 0 more of the class is left than in a network that never saw it, below 0 less.",
-        "features, minus retrained",
+        "features",
     ),
-    Column("mlp_gap", "MLP probe", "target", "points", "The same of a small network.", "features, minus retrained"),
+    Column("mlp_gap", "MLP probe gap", "target", "points", "The same of a small network.", "features"),
     Column(
-        "centre_gap", "nearest centre", "target", "points", "The same of the nearest class mean.",
-        "features, minus retrained",
+        "centre_gap", "nearest centre gap", "target", "points", "The same of the nearest class mean.",
+        "features",
     ),
     Column(
         "nmi", "NMI", "target", None,
@@ -48,7 +48,7 @@ COLUMNS = (
         "nearness",
     ),
     Column(
-        "relearned_gap", "relearned", "target", "points",
+        "relearned_gap", "relearning gap", "target", "points",
         "Accuracy on the class after a few steps of training on some of its images, minus that of the retrained "
         "network after the same steps. Above 0 the class comes back sooner than it is learned.",
         "nearness",
@@ -245,8 +245,8 @@ def _reconstructions(config: Mapping[str, Any], found: Values) -> Table:
     ]
     for edit in config["edits"]:
         columns += [
-            Column(f"{edit} own", "the digit", None, None, "Its error after its own ablation.", edit),
-            Column(f"{edit} others", "others, mean", None, None, "Mean error of the other digits then.", edit),
+            Column(f"{edit} own", f"{edit}: the digit", None, None, "Its error after its own ablation."),
+            Column(f"{edit} others", f"{edit}: others, mean", None, None, "Mean error of the other digits then."),
         ]
     rows = []
     for k, name in enumerate(classes):
