@@ -273,14 +273,18 @@ class Rows:
 
     def _point(self, model: nn.Sequential) -> Values:
         """Where a network lies in the figure of costs, on the first test images of every class."""
-        before, after = self._per_class(self.subject.model), self._per_class(model)
-        falls = [before[k] - after[k] for k in self.subject.others]
+        after = self._per_class(model)
+        falls = [self._before[k] - after[k] for k in self.subject.others]
         return {"target": after[self.subject.target], "others_fall": sum(falls) / len(falls)}
 
     def _per_class(self, model: nn.Sequential) -> list[float]:
         images = self._curve_images
         right = outputs(model, images)[1].argmax(1) == images.labels
         return [right[images.labels == k].double().mean().item() for k in range(len(self.subject.material.classes))]
+
+    @cached_property
+    def _before(self) -> list[float]:
+        return self._per_class(self.subject.model)
 
     @cached_property
     def _curve_images(self) -> Images:

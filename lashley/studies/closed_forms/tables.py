@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from lashley.result import Chart, Column, Result, Series, Table, value_of
@@ -11,6 +11,7 @@ __all__ = ["result"]
 
 Values = dict[str, Any]
 RETRAINED = "retrained"
+CHEAP = 0.02  # what an edit may cost the others to be named in the summary
 
 COLUMNS = (
     Column("edit", "edit"),
@@ -21,6 +22,7 @@ COLUMNS = (
         "accuracy",
     ),
     Column("worst_fall", "worst fall", "target", "points", "The same of the class that fell most.", "accuracy"),
+    Column("worst_class", "fell most", None, None, "That class.", "accuracy"),
     Column(
         "ridge_gap", "ridge probe gap", "target", "points",
         "Recall of the class by a balanced ridge probe on the features, minus that of the same probe on the retrained "
@@ -61,7 +63,7 @@ COLUMNS = (
     ),
     Column("chosen", "chosen on training images", None, None, "Settings and strength.", "cost"),
 )  # fmt: skip
-NEARNESS = [column.key for column in COLUMNS if column.better == "target"]
+TEXTS = ("edit", "worst_class", "chosen")
 
 
 def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None, provenance: Values) -> Result:
@@ -81,7 +83,7 @@ def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None,
     return Result(
         study="closed_forms",
         title="Every closed form beside the network that never learned the class",
-        summary=_summary(found, autoencoder),
+        summary=_summary(config, found, autoencoder),
         tables=tables,
         charts=charts,
         provenance=provenance,
@@ -154,26 +156,31 @@ def _note(config: Mapping[str, Any], row: str, values: Values) -> str:
 def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
     """The mean over classes of every number."""
     classes = list(subject["classes"].values())
-    rows = []
+    rows, notes = [], {}
     for row in classes[0]:
         parts = [values[row] for values in classes if row in values and "refused" not in values[row]]
         means = {
             column.key: _mean(value_of(part.get(column.key)) for part in parts)
             for column in COLUMNS
-            if column.key not in ("edit", "chosen")
+            if column.key not in TEXTS
         }
         rows.append({"edit": row, **means})
+        notes[row] = config["notes"].get(row, "")
+        if len(parts) < len(classes):
+            notes[row] = (
+                f"{notes[row]} Mean over {len(parts)} of {len(classes)} classes; no answer for the others.".strip()
+            )
     targets = ", ".join(subject["classes"])
     return Table(
         _word(name, "mean"),
         f"{name}: means over the classes {targets}",
-        [column for column in COLUMNS if column.key != "chosen"],
+        [column for column in COLUMNS if column.key == "edit" or column.key not in TEXTS],
         rows,
         "Each class taken out of a network of its own; the tables of single classes are below. Strengths are chosen on "
         "training images that were not recorded: the highest (1 - accuracy on the class) x (accuracy on the others).",
         RETRAINED,
         _references(classes[0]),
-        {row: config["notes"][row] for row in classes[0] if row in config["notes"]},
+        {row: note for row, note in notes.items() if note},
     )
 
 
@@ -295,15 +302,16 @@ def _heat(config: Mapping[str, Any], found: Values) -> list[Chart]:
 # The summary: every number in it is taken from the tables.
 
 
-def _summary(found: Values, autoencoder: Values | None) -> str:
+def _summary(config: Mapping[str, Any], found: Values, autoencoder: Values | None) -> str:
     parts = [
         "A network that was trained without a class still separates that class in its features, and takes its images "
         "for the classes they resemble. So the target of forgetting is that network, in every column: to erase more "
         "than it does misses, as to erase less. Every closed form that one recording can give is put beside it here; "
         "settings and strengths were chosen on training images only."
     ]
+    control = {name for name, settings in config["ways"].items() if "random_like" in settings}
     for name, subject in found.items():
-        parts.append(_finding(name, list(subject["classes"].values())))
+        parts.append(_finding(name, list(subject["classes"].values()), control))
     if autoencoder:
         parts.append(_drawn(autoencoder))
     parts.append(
@@ -313,29 +321,53 @@ def _summary(found: Values, autoencoder: Values | None) -> str:
     return "\n\n".join(parts)
 
 
-def _finding(name: str, classes: Sequence[Mapping[str, Values]]) -> str:
+def _finding(name: str, classes: Sequence[Mapping[str, Values]], control: Collection[str]) -> str:
     def mean(row: str, key: str) -> float:
         return _mean(value_of(values[row].get(key)) for values in classes if "refused" not in values[row]) or 0.0
 
-    rows = [row for row, values in classes[0].items() if "curve" in values]
-    nearest = max(rows, key=lambda row: mean(row, "agreement"))
-    best = max(rows, key=lambda row: mean(row, "tow"))
-    said = [
-        f"{name}: a mask on the logit scores ToW {mean('logit mask', 'tow'):.3f} and leaves all there was to be read "
-        f"(ridge probe {_points(mean('logit mask', 'ridge_gap'))} against the retrained network)."
-    ]
-    if "paper, alpha 1" in rows:
-        row = "paper, alpha 1"
-        said.append(
-            f"The paper's edit at alpha 1 leaves {mean(row, 'target'):.1%} of the class right and costs the others "
+    def told(row: str) -> str:
+        return (
+            f"leaves {mean(row, 'target'):.1%} of the class right and costs the others "
             f"{100 * mean(row, 'others_fall'):.2f} points (ToW {mean(row, 'tow'):.3f}, same label as the retrained "
-            f"network {mean(row, 'agreement'):.0%})."
+            f"network {mean(row, 'agreement'):.0%})"
         )
-    said.append(
-        f"Highest ToW of the closed forms: {best} ({mean(best, 'tow'):.3f}). Most images with the retrained network's "
-        f"label: {nearest} ({mean(nearest, 'agreement'):.0%}; the mask {mean('logit mask', 'agreement'):.0%}), with a "
-        f"ridge probe {_points(mean(nearest, 'ridge_gap'))} from the retrained network's."
-    )
+
+    def nearest(key: str) -> str:
+        return min(cheap, key=lambda row: abs(mean(row, key) - mean(RETRAINED, key)))
+
+    rows = [row for row, values in classes[0].items() if "curve" in values]
+    cheap = [row for row in rows if row not in control and mean(row, "others_fall") <= CHEAP]
+    seeds = [row for row in classes[0] if row.startswith(f"{RETRAINED}, ")]
+    said = [
+        f"{name}: a mask on the logit, which forgets nothing, has ToW {mean('logit mask', 'tow'):.3f} and the "
+        f"retrained network's label on {mean('logit mask', 'agreement'):.0%} of the class's images; a ridge probe "
+        f"reads the class {_points(mean('logit mask', 'ridge_gap'))} from where it does on the retrained network."
+    ]
+    if seeds:
+        said.append(f"Two networks that never saw the class give {mean(seeds[0], 'agreement'):.0%} the same label.")
+    for row, what in (
+        ("paper, alpha 1", "The paper's edit at alpha 1"),
+        ("sharpened", "Our sharpened filter"),
+        ("sharpened + BatchNorm", "With BatchNorm re-estimated it"),
+    ):
+        if row in rows:
+            said.append(f"{what} {told(row)}.")
+    found = [
+        f"by {what} {nearest(key)} ({shown(mean(nearest(key), key))})"
+        for what, key, shown in (
+            ("label", "agreement", "{:.0%}".format),
+            ("ToW", "tow", "{:.3f}".format),
+            ("the ridge probe", "ridge_gap", _points),
+            ("the MLP probe", "mlp_gap", _points),
+            ("relearning", "relearned_gap", _points),
+        )
+        if cheap
+    ]
+    if found:
+        said.append(
+            f"Of the closed forms that cost the others at most {100 * CHEAP:g} points, nearest to the retrained "
+            f"network are: {', '.join(found)}."
+        )
     return " ".join(said)
 
 
