@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lashley import atomic
 from lashley.report import charts, figures
-from lashley.report.results import GENERATOR, Facts, entries_of
+from lashley.report.results import GENERATOR, Entry, Facts, entries_of
 from lashley.report.tables import Cell, Head, View
 from lashley.result import Result
 
@@ -37,12 +37,9 @@ def document(
         if entry.name:
             blocks.append(f"*{escape(entry.name)}*")
         blocks += [escape(paragraph) for paragraph in entry.result.summary.split("\n\n")]
-        blocks += [block for view in entry.views for block in _table(view)]
-        for chart in entry.result.charts:
-            place = (pictures or {}).get(f"{entry.number}-{chart.name}")
-            if place is not None:
-                blocks += [f"## {escape(chart.title)}", f"![{escape(charts.describe(chart))}]({place})"]
-                blocks += [escape(chart.note)] if chart.note else []
+        for view in entry.views:
+            blocks += [*_table(view), *_figures(entry, view.table.name, pictures or {})]
+        blocks += _figures(entry, "", pictures or {})
         blocks += ["## How it was made", f"```\n{entry.result.provenance['command']}\n```", _facts(entry.facts)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -84,6 +81,16 @@ def _table(view: View) -> list[str]:
         escape(view.legend("italic")),
         "\n".join(notes),
     ]
+
+
+def _figures(entry: Entry, table: str, pictures: Mapping[str, str]) -> list[str]:
+    blocks = []
+    for chart in entry.result.charts:
+        place = pictures.get(f"{entry.number}-{chart.name}")
+        if place is not None and chart.table == table:
+            about = f"![{escape(charts.describe(chart))}]({place})"
+            blocks += [f"## {escape(chart.title)}", about, escape(chart.note)]
+    return blocks
 
 
 def _head(head: Head) -> str:

@@ -16,7 +16,7 @@ from lashley.report import charts
 from lashley.report.numbers import scale_of
 from lashley.report.page import Picture, render
 from lashley.report.tables import MISSING, View, view
-from lashley.result import Chart, Result
+from lashley.result import Chart, Result, Table
 
 __all__ = ["GENERATOR", "Entry", "Facts", "check_target", "entries_of", "names_of", "page", "together"]
 
@@ -55,15 +55,18 @@ class Entry:
     def id(self) -> str:
         return f"r{self.number}"
 
-    @property
-    def charts(self) -> list[tuple[Chart, _Drawn]]:
-        return [(chart, _drawn(chart)) for chart in self.result.charts]
+    def charts(self, table: str) -> list[tuple[Chart, _Drawn]]:
+        """The charts that belong to a table, or to none of them (an empty name)."""
+        return [(chart, _drawn(chart)) for chart in self.result.charts if chart.table == table]
 
     @property
     def jumps(self) -> list[tuple[str, str]]:
-        parts = [(view.table.name, view.table.title) for view in self.views]
-        parts += [(chart.name, chart.title) for chart in self.result.charts]
-        return [(f"{self.id}-{name}", title) for name, title in parts]
+        """Where the parts are on the page, and their titles, from top to bottom."""
+        parts: list[Table | Chart] = []
+        for table in self.result.tables:
+            parts += [table, *(chart for chart in self.result.charts if chart.table == table.name)]
+        parts += [chart for chart in self.result.charts if not chart.table]
+        return [(f"{self.id}-{part.name}", part.title) for part in parts]
 
     @property
     def facts(self) -> Facts:
@@ -90,11 +93,12 @@ def page(results: Mapping[str, Result], *, side_by_side: bool = False) -> str:
         for entry in entries
         for chart in entry.result.charts
     ]
+    titles = {result.title for result in results.values()}
     return render(
         "results.html",
         pictures,
         vector=True,
-        title=entries[0].result.title if len(entries) == 1 else f"{len(entries)} results",
+        title=titles.pop() if len(titles) == 1 else f"{len(entries)} results",
         entries=entries,
         together=beside,
         files=[file.replace("\\", "/").rpartition("/")[2] for file in results],

@@ -22,6 +22,7 @@ __all__ = ["MISSING", "SIGNS", "WORDS", "Cell", "Head", "Row", "View", "view"]
 MISSING = "\N{EN DASH}"
 SIGNS = {"higher": "\u2191", "lower": "\u2193", "target": "\u25ce", None: ""}
 WORDS = {"higher": "higher is better", "lower": "lower is better", "target": "nearer to the target is better"}
+_LONG = 24  # letters of a text that needs room
 TINTS = 5  # steps of the tint that grows with the distance
 
 
@@ -48,12 +49,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above a column."""
+    """What stands above a column.
+
+    Attributes:
+        target: the number that is best, where that is not a row's.
+        numeric: whether there are numbers below it.
+        long: whether there are texts below it that need room.
+    """
 
     column: Column
     unit: str = ""
     target: str = ""
     numeric: bool = False
+    long: bool = False
 
     @property
     def sign(self) -> str:
@@ -110,6 +118,8 @@ class View:
         """What the signs and marks in it mean, in a sentence each; ``close`` is how cells of that mark look."""
         found = [f"{sign} {WORDS[better]}" for better, sign in SIGNS.items() if better and self._has(better)]
         lines = ["; ".join(found)] if found else []
+        if any(head.unit == "points" for head in self.heads):
+            lines.append("points are percentage points")
         if "best" in self.marked:
             of = " within its result" if self.names else ""
             aside = ", rows for comparison aside" if self.marked & {"target", "reference"} else ""
@@ -117,6 +127,11 @@ class View:
         if "close" in self.marked:
             lines.append(f"{close}: its interval reaches as near as the best value")
         return ". ".join(line[0].upper() + line[1:] for line in lines) + "." if lines else ""
+
+    @property
+    def compares(self) -> bool:
+        """Whether its rows are rivals: there is a target, or a row that they are compared with."""
+        return any(row.role for row in self.rows)
 
     @property
     def tinted(self) -> bool:
@@ -202,7 +217,8 @@ def _column(
     """A column's head, and for every table its cells; all of them are written with one scale."""
     every = [value for part in values for value in part if value is not None]
     if not every or any(isinstance(value, str | bool) for value in every):
-        return Head(column), [[_text(value) for value in part] for part in values]
+        long = any(len(str(value)) > _LONG for value in every)
+        return Head(column, long=long), [[_text(value) for value in part] for part in values]
     scale = scale_of(column.unit, [number for value in every for number in _numbers(value)])
     shown = "" if column.target is None else scale.text(column.target)
     cells = [_cells(part, column, scale, table) for part, table in zip(values, tables.values(), strict=True)]

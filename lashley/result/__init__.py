@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from lashley import atomic, provenance
-from lashley.errors import DataError
+from lashley.errors import DataError, nearest
 from lashley.result import file
 from lashley.result.chart import KINDS, Chart, Series
 from lashley.result.checks import all_of, keep, plain, texts, unique
@@ -97,6 +97,13 @@ class Result:
         keep(self, tables=all_of(self.tables, Table, "tables"), charts=all_of(self.charts, Chart, "charts"))
         parts: list[Table | Chart] = [*self.tables, *self.charts]
         unique([part.name for part in parts], "names of tables and charts")
+        names = [table.name for table in self.tables]
+        for chart in self.charts:
+            if chart.table and chart.table not in names:
+                raise DataError(
+                    f"Expected table= of the chart {chart.name!r} to name a table, got {chart.table!r}. "
+                    f"{nearest(chart.table, names)}"
+                )
         for name in ("provenance", "settings"):
             if not isinstance(getattr(self, name), Mapping):
                 raise DataError(f"Expected {name} to be a mapping, got a {type(getattr(self, name)).__name__}.")
