@@ -172,7 +172,7 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
             )
     targets = ", ".join(subject["classes"])
     return Table(
-        _word(name, "mean"),
+        _overview(name, subject),
         f"{name}: means over the classes {targets}",
         [column for column in COLUMNS if column.key == "edit" or column.key not in TEXTS],
         rows,
@@ -182,6 +182,12 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
         _references(classes[0]),
         {row: note for row, note in notes.items() if note},
     )
+
+
+def _overview(name: str, subject: Values) -> str:
+    """The name of the table of means, or of the only class."""
+    classes = list(subject["classes"])
+    return _word(name, "mean") if len(classes) > 1 else _word(name, classes[0])
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -208,6 +214,7 @@ def _probes(config: Mapping[str, Any], name: str, subject: Values) -> Chart:
         "minus retrained",
         y_unit="points",
         note="0 is the network that never saw the class. Above it more of the class is left, below it less: both miss.",
+        table=_overview(name, subject),
     )
 
 
@@ -240,6 +247,7 @@ def _costs(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str,
         "training images, alpha "
         + ", ".join(f"{alpha:g}" for alpha in config["measure"]["curve_alphas"])
         + ". The star is the retrained network.",
+        table=_word(name, target),
     )
 
 
@@ -293,6 +301,7 @@ def _heat(config: Mapping[str, Any], found: Values) -> list[Chart]:
                 "digit shown",
                 "digit taken out",
                 y_range=(1.0, max(highest, 1.1)),
+                table="autoencoder",
                 note="1 is unharmed. The diagonal is the digit that was taken out.",
             )
         )
