@@ -19,7 +19,7 @@ from lashley.data import cifar
 from lashley.data.cifar import cifar10
 from lashley.errors import DataError, SolveError
 from lashley.result import Result, value_of
-from lashley.studies.closed_forms import study
+from lashley.studies.closed_forms import edits, study
 from lashley.studies.closed_forms.edits import Way, accuracies, masked, random_like
 from lashley.studies.closed_forms.judge import Judge
 from lashley.studies.closed_forms.material import Images, Material, first_per_class
@@ -258,15 +258,31 @@ def test_a_module_leaves_the_weights_alone(subject):
     assert changed == ["eraser.weight", "eraser.bias"]
 
 
-def test_a_row_whose_estimator_has_no_answer_says_so(tmp_path):
+def test_an_unknown_group_of_layers_is_refused(subject):
+    with pytest.raises(DataError, match="Expected a group of layers, got 'lost'. Did you mean 'last'"):
+        Way("mixture", "mixture", "lost").engram(subject, {})
+
+
+def test_a_row_whose_estimator_has_no_answer_says_so(tmp_path, monkeypatch):
     config = small(tmp_path)
-    config["ways"] = {"mixture, first layer": {"estimator": "mixture", "layers": "last block"}}
-    config["subjects"]["digits, conv net"]["last_block"] = []
+    config["ways"] = {name: config["ways"][name] for name in ("paper", "mixture, last block")}
     config["subjects"]["digits, conv net"]["targets"] = ["3"]
-    config["autoencoder"], config["notes"] = None, {}
-    config["ways"]["mixture, first layer"]["layers"] = "first"
-    with pytest.raises(DataError, match="Expected a group of layers, got 'first'"):
-        study.run(config)
+    config["autoencoder"] = None
+
+    def refuse(*_: object) -> None:
+        raise SolveError("no gate")
+
+    monkeypatch.setitem(edits._KINDS, "mixture", refuse)
+    [_, table] = study.run(config).tables
+    row = next(row for row in table.rows if row["edit"] == "mixture, last block")
+    assert row == {"edit": "mixture, last block", **dict.fromkeys(list(row)[1:])}
+    assert table.row_notes["mixture, last block"] == "No answer here. no gate"
+
+
+def test_random_numbers_need_a_row_to_be_like():
+    ways = {"random": {"estimator": "projection", "layers": "all", "random_like": "paper"}}
+    with pytest.raises(DataError, match="'random' to be like a row before it, got random_like 'paper'"):
+        study.ways_of({"ways": ways, "alphas": [1]})
 
 
 def test_an_unknown_kind_is_refused_with_the_nearest():

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lashley.errors import SolveError
+from lashley.errors import DataError, SolveError
 from lashley.provenance import digest, fingerprint
 from lashley.result import Result, made_by
 from lashley.studies.closed_forms import tables
@@ -72,19 +72,28 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def ways_of(config: Mapping[str, Any]) -> list[Way]:
-    """The closed forms that a config describes, in its order."""
-    return [
-        Way(
-            name,
-            settings["estimator"],
-            settings["layers"],
-            settings.get("grid", {}),
-            tuple(settings.get("alphas", config["alphas"])),
-            settings.get("batchnorm", False),
-            settings.get("random_like", ""),
+    """The closed forms that a config describes, in its order.
+
+    Raises:
+        DataError: random numbers that are to be like a way that does not come before them.
+    """
+    ways: list[Way] = []
+    for name, settings in config["ways"].items():
+        like = settings.get("random_like", "")
+        if like and like not in [way.name for way in ways]:
+            raise DataError(f"Expected {name!r} to be like a row before it, got random_like {like!r}.")
+        ways.append(
+            Way(
+                name,
+                settings["estimator"],
+                settings["layers"],
+                settings.get("grid", {}),
+                tuple(settings.get("alphas", config["alphas"])),
+                settings.get("batchnorm", False),
+                like,
+            )
         )
-        for name, settings in config["ways"].items()
-    ]
+    return ways
 
 
 @dataclass(eq=False)

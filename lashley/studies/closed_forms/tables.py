@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from lashley.result import Chart, Column, Result, Series, Table, value_of
+from lashley.studies.rounding import rounded
 
 __all__ = ["result"]
 
@@ -68,6 +69,7 @@ TEXTS = ("edit", "worst_class", "chosen")
 
 def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None, provenance: Values) -> Result:
     """The tables and charts of what was found."""
+    found, autoencoder = rounded(found), rounded(autoencoder)
     tables, charts = [_facts(found)], []
     for name, subject in found.items():
         if len(subject["classes"]) > 1:
