@@ -20,7 +20,7 @@ from lashley.data.cifar import cifar10
 from lashley.errors import DataError, SolveError
 from lashley.result import Result, value_of
 from lashley.studies.closed_forms import edits, study
-from lashley.studies.closed_forms.edits import Way, accuracies, masked, random_like
+from lashley.studies.closed_forms.edits import Way, accuracies, masked, random_like, readable
 from lashley.studies.closed_forms.judge import Judge
 from lashley.studies.closed_forms.material import Images, Material, first_per_class
 from lashley.studies.closed_forms.networks import ARCHITECTURES, Autoencoder
@@ -79,7 +79,10 @@ def subject(tmp_path_factory) -> Subject:
 def test_every_row_is_there_with_the_retrained_network_as_the_target(quick):
     config, result = quick
     tables = {table.name: table for table in result.tables}
-    assert set(tables) == {"networks", "digits-conv-net-mean", "digits-conv-net-3", "digits-conv-net-8", "autoencoder"}
+    assert set(tables) == {
+        "networks", "digits-conv-net-mean", "digits-conv-net-gates", "digits-conv-net-3", "digits-conv-net-8",
+        "autoencoder",
+    }  # fmt: skip
     fixed = ["untouched", "retrained", "retrained, seed 1", "logit mask"]
     for name in ("digits-conv-net-mean", "digits-conv-net-3", "digits-conv-net-8"):
         table = tables[name]
@@ -252,6 +255,16 @@ def test_a_mixture_is_made_where_the_class_is_readable_and_refused_where_it_is_n
         Way("mixture", "mixture", "first").engram(subject, {})
 
 
+def test_how_readable_the_class_is_grows_with_depth(subject):
+    gates = readable(subject)
+    assert list(gates) == subject.groups["all"]
+    assert gates["features.conv1"] < 0.2 < gates["readout"]
+    direct = subject.recording().engram(
+        subject.model, "3", estimator=lashley.MixtureShift(missing_bias="fold"), layers=["readout"]
+    )
+    assert gates["readout"] == pytest.approx(direct["readout"].solutions[0].gate)
+
+
 def test_a_module_leaves_the_weights_alone(subject):
     edited = Way("LEACE", "leace", "module").choose(subject).edited(subject)
     changed = [n for n, value in edited.state_dict().items() if not torch.equal(value, subject.model.state_dict()[n])]
@@ -273,7 +286,7 @@ def test_a_row_whose_estimator_has_no_answer_says_so(tmp_path, monkeypatch):
         raise SolveError("no gate")
 
     monkeypatch.setitem(edits._KINDS, "mixture", refuse)
-    [_, table] = study.run(config).tables
+    [_, _, table] = study.run(config).tables
     row = next(row for row in table.rows if row["edit"] == "mixture, last block")
     assert row == {"edit": "mixture, last block", **dict.fromkeys(list(row)[1:])}
     assert table.row_notes["mixture, last block"] == "No answer here. no gate"

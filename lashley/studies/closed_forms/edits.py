@@ -24,7 +24,7 @@ from lashley.errors import DataError, SolveError, nearest
 from lashley.estimators import Estimator, MixtureShift
 from lashley.studies.closed_forms.subject import Subject, has_batchnorm, outputs
 
-__all__ = ["Chosen", "Way", "accuracies", "masked", "projection", "random_like"]
+__all__ = ["Chosen", "Way", "accuracies", "masked", "projection", "random_like", "readable"]
 
 Settings = dict[str, Any]
 
@@ -133,9 +133,8 @@ class Chosen:
 
     @property
     def gates(self) -> dict[str, float]:
-        """R^2 of the gates, for a mixture shift."""
-        found = {name: [s.gate for s in delta.solutions if s.gate is not None] for name, delta in self.engram.items()}
-        return {name: min(gates) for name, gates in found.items() if gates}
+        """R^2 of the gates, for a mixture shift; else empty."""
+        return gates_of(self.engram)
 
 
 def accuracies(model: nn.Sequential, subject: Subject) -> tuple[float, float]:
@@ -220,6 +219,19 @@ def _ridge(recording: lashley.Recording, subject: Subject, layers: list[str], se
     return sum(parts[1:], parts[0])
 
 
+def gates_of(engram: Engram) -> dict[str, float]:
+    """R^2 of the gate in every layer that has one."""
+    gates = {name: delta.solutions[0].gate for name, delta in engram.items() if delta.solutions}
+    return {name: gate for name, gate in gates.items() if gate is not None}
+
+
+def readable(subject: Subject) -> dict[str, float]:
+    """How linearly readable the class is at the input of every layer: R^2 of the gate of a mixture shift there."""
+    estimator = lashley.MixtureShift(min_r2=0.0, missing_bias=_missing_bias(subject))
+    engram = subject.recording().engram(subject.model, subject.name, estimator=estimator, layers=subject.groups["all"])
+    return gates_of(engram)
+
+
 def _leace(recording: lashley.Recording, subject: Subject, layers: list[str], settings: Settings) -> Engram:
     estimator = lashley.Leace(missing_bias=_missing_bias(subject), **settings)
     return recording.engram(subject.model, subject.name, estimator=estimator, layers=layers)
@@ -230,9 +242,9 @@ def _mixture(recording: lashley.Recording, subject: Subject, layers: list[str], 
     bound = MixtureShift().min_r2
     estimator = lashley.MixtureShift(subject.lookalikes, min_r2=0.0, missing_bias=_missing_bias(subject), **settings)
     engram = recording.engram(subject.model, subject.name, estimator=estimator, layers=layers)
-    gates = {name: engram[name].solutions[0].gate or 0.0 for name in engram}
-    if readable := [name for name, gate in gates.items() if gate >= bound]:
-        return engram.select(readable)
+    gates = gates_of(engram)
+    if chosen := [name for name, gate in gates.items() if gate >= bound]:
+        return engram.select(chosen)
     raise SolveError(f"Expected a gate with an R^2 of at least {bound} in one of the layers, got {gates}.")
 
 

@@ -18,7 +18,7 @@ from lashley.provenance import digest, fingerprint
 from lashley.result import Result, made_by
 from lashley.studies.closed_forms import tables
 from lashley.studies.closed_forms.autoencoder import reconstructions
-from lashley.studies.closed_forms.edits import Chosen, Way, masked
+from lashley.studies.closed_forms.edits import Chosen, Way, masked, readable
 from lashley.studies.closed_forms.judge import Found, Judge
 from lashley.studies.closed_forms.material import Images, Material, first_per_class
 from lashley.studies.closed_forms.networks import ARCHITECTURES
@@ -153,7 +153,7 @@ class Trained:
         return guarded(model), values
 
     def table(self, ways: list[Way]) -> Values:
-        """``{"classes": {class: {row: values}}, "facts": ...}``."""
+        """``{"classes": {class: {row: values}}, "gates": {class: {layer: R^2}}, "facts": ...}``."""
         model, values = self.network()
         facts = {
             "test": self._accuracy(model),
@@ -161,32 +161,23 @@ class Trained:
             "training_seconds": values["seconds"],
         }
         self.say(f"{self.name}: {facts['test']:.2%} of the test images right")
-        rows = {name: self._rows(model, self.material.classes.index(name), ways) for name in self.settings["targets"]}
-        return {"facts": facts, "classes": rows}
+        classes, gates = {}, {}
+        for name in self.settings["targets"]:
+            rows = self._rows(model, self.material.classes.index(name))
+            classes[name], gates[name] = rows.table(ways), rows.gates()
+        return {"facts": facts, "classes": classes, "gates": gates}
 
     def _accuracy(self, model: nn.Sequential) -> float:
         """On the test images."""
         right = outputs(model, self.material.test)[1].argmax(1) == self.material.test.labels
         return right.double().mean().item()
 
-    def _rows(self, model: nn.Sequential, target: int, ways: list[Way]) -> dict[str, Values]:
+    def _rows(self, model: nn.Sequential, target: int) -> Rows:
         measure = {**self.config["measure"], "relearn": self.settings["relearn"]}
         key = digest(ROWS, repr(self.key(None, 0)), repr(self.settings["images"]))[:10]
         folder = Path(self.config["work"]) / f"recording-{self.material.name}-{self.recipe.architecture}-{key}"
         subject = Subject(model, self.material, target, self._groups(model), folder, measure["norms"])
-        rows = Rows(self, subject, Judge(subject, measure), measure)
-        table = {"untouched": rows.row("untouched", {}, rows.untouched_row)}
-        for place, seed in enumerate(self.settings["retrained"]):
-            name = "retrained" if place == 0 else f"retrained, seed {seed}"
-            table[name] = rows.row(name, {"seed": seed}, partial(rows.retrained_row, seed))
-        table["logit mask"] = rows.row("logit mask", {}, rows.masked_row)
-        for way in ways:
-            if way.fits(model):
-                like = table[way.random_like] if way.random_like else None
-                borrowed = {} if like is None else {"settings": like["settings"], "alpha": like["alpha"]}
-                settings = {**self.config["ways"][way.name], "alphas": list(way.alphas), **borrowed}
-                table[way.name] = rows.row(way.name, settings, partial(rows.edited_row, way, borrowed))
-        return table
+        return Rows(self, subject, Judge(subject, measure), measure)
 
     def _groups(self, model: nn.Module) -> dict[str, list[str]]:
         layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d) and n != ERASER]
@@ -207,8 +198,32 @@ class Rows:
     judge: Judge
     measure: Values
 
+    def table(self, ways: list[Way]) -> dict[str, Values]:
+        """Every row by its name."""
+        table = {"untouched": self.row("untouched", {}, self.untouched_row)}
+        for place, seed in enumerate(self.trained.settings["retrained"]):
+            name = "retrained" if place == 0 else f"retrained, seed {seed}"
+            table[name] = self.row(name, {"seed": seed}, partial(self.retrained_row, seed))
+        table["logit mask"] = self.row("logit mask", {}, self.masked_row)
+        for way in ways:
+            if way.fits(self.subject.model):
+                like = table[way.random_like] if way.random_like else None
+                borrowed = {} if like is None else {"settings": like["settings"], "alpha": like["alpha"]}
+                settings = {**self.trained.config["ways"][way.name], "alphas": list(way.alphas), **borrowed}
+                table[way.name] = self.row(way.name, settings, partial(self.edited_row, way, borrowed))
+        return table
+
+    def gates(self) -> dict[str, float]:
+        """How linearly readable the class is at the input of every layer."""
+        return self._piece("gates", {}, lambda: readable(self.subject))
+
     def row(self, name: str, settings: Values, make: Callable[[], Values]) -> Values:
         """A row, made or found."""
+        values = self._piece(name, settings, make)
+        self.trained.say(f"{self.trained.name}, {self.subject.name}, {name}: {_sentence(values)}")
+        return values
+
+    def _piece(self, name: str, settings: Values, make: Callable[[], Values]) -> Values:
         trained = self.trained
         key = {
             "rows": ROWS,
@@ -222,9 +237,7 @@ class Rows:
             "measure": self.measure,
         }
         word = "".join(letter if letter.isalnum() else "-" for letter in f"{trained.name} {self.subject.name} {name}")
-        values = trained.pieces.values(word, key, make)
-        trained.say(f"{trained.name}, {self.subject.name}, {name}: {_sentence(values)}")
-        return values
+        return trained.pieces.values(word, key, make)
 
     @cached_property
     def untouched(self) -> Found:

@@ -76,6 +76,7 @@ def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None,
             tables.append(_means(config, name, subject))
         charts.append(_probes(config, name, subject))
     for name, subject in found.items():
+        tables.append(_gates(name, subject["gates"]))
         for target, rows in subject["classes"].items():
             tables.append(_table(config, name, target, rows))
             charts += [_costs(config, name, target, rows, group) for group in config["drawn"]]
@@ -102,9 +103,9 @@ def _word(*parts: str) -> str:
 def _facts(found: Values) -> Table:
     columns = [
         Column("network", "network"),
-        Column("test", "accuracy", "higher", "share", "On the test images, before any edit."),
+        Column("test", "accuracy", None, "share", "On the test images, before any edit."),
         Column("parameters", "parameters", None, "count"),
-        Column("training_seconds", "training", "lower", "seconds"),
+        Column("training_seconds", "training", None, "seconds"),
     ]
     rows = [{"network": name, **subject["facts"]} for name, subject in found.items()]
     return Table("networks", "The networks", columns, rows)
@@ -183,6 +184,19 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
         RETRAINED,
         _references(classes[0]),
         {row: note for row, note in notes.items() if note},
+    )
+
+
+def _gates(name: str, gates: Mapping[str, Mapping[str, float]]) -> Table:
+    columns = [Column("layer", "layer"), *(Column(target, target) for target in gates)]
+    layers = next(iter(gates.values()))
+    return Table(
+        _word(name, "gates"),
+        f"{name}: how linearly readable each class is before each layer",
+        columns,
+        [{"layer": layer, **{target: of[layer] for target, of in gates.items()}} for layer in layers],
+        "R^2 of the gate of a mixture shift at the layer's input: the squared correlation with membership of the best "
+        "linear reader that is right in the mean of every class. Below .2 the shift is not made there.",
     )
 
 
