@@ -82,7 +82,7 @@ def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None,
             charts += [_costs(config, name, target, rows, group) for group in config["drawn"]]
     if autoencoder:
         tables.append(_reconstructions(config["autoencoder"], autoencoder))
-        charts += _heat(config["autoencoder"], autoencoder)
+        charts += _heat(autoencoder)
     return Result(
         study="closed_forms",
         title="Every closed form beside the network that never learned the class",
@@ -297,31 +297,26 @@ def _reconstructions(config: Mapping[str, Any], found: Values) -> Table:
     )
 
 
-def _heat(config: Mapping[str, Any], found: Values) -> list[Chart]:
+def _heat(found: Values) -> list[Chart]:
     classes, before = found["classes"], found["before"]
-    highest = max(
-        e / b for matrix in found["edits"].values() for row in matrix for e, b in zip(row, before, strict=True)
-    )
-    charts = []
-    for edit, matrix in found["edits"].items():
-        series = [
-            Series(f"without {name}", classes, [matrix[k][j] / before[j] for j in range(len(classes))])
-            for k, name in enumerate(classes)
-        ]
-        charts.append(
-            Chart(
-                _word("autoencoder", edit),
-                f"Autoencoder, {edit}: error after the ablation as a multiple of that before",
-                series,
-                "heat",
-                "digit shown",
-                "digit taken out",
-                y_range=(1.0, max(highest, 1.1)),
-                table="autoencoder",
-                note="1 is unharmed. The diagonal is the digit that was taken out.",
-            )
+    highest = max(error for matrix in found["edits"].values() for row in [before, *matrix] for error in row)
+    return [
+        Chart(
+            _word("autoencoder", edit),
+            f"Autoencoder, {edit}: mean squared error on each digit, before and after each was taken out",
+            [
+                Series("before", classes, before),
+                *(Series(f"without {name}", classes, row) for name, row in zip(classes, matrix, strict=True)),
+            ],
+            "heat",
+            "digit shown",
+            "digit taken out",
+            y_range=(0.0, highest),
+            table="autoencoder",
+            note="The diagonal is the digit that was taken out. Both maps have the same scale.",
         )
-    return charts
+        for edit, matrix in found["edits"].items()
+    ]
 
 
 # The summary: every number in it is taken from the tables.
