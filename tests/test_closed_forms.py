@@ -444,3 +444,25 @@ def test_cifar10_says_where_to_put_it(tmp_path, monkeypatch):
         cifar10("test")
     with pytest.raises(DataError, match="got 'validation'"):
         cifar10("validation")
+
+
+# What is committed.
+
+
+@pytest.mark.parametrize("name", ["whole-0", "without-truck-0", "without-truck-1"])
+def test_the_committed_networks_are_of_the_committed_recipe(name):
+    [folder] = (FOLDER / "networks").glob(f"cifar10-resnet-{name}-*")
+    settings = CONFIG["subjects"]["CIFAR-10, ResNet-10"]
+    key = json.loads((folder / "manifest.json").read_text())["key"]
+    recipe = Recipe(**settings["recipe"]).to_json()
+    missing, seed = (None if name == "whole-0" else "truck"), int(name[-1])
+    assert key == {"data": key["data"], "recipe": recipe, "without": missing, "seed": seed}
+    assert (folder / "network.safetensors").stat().st_size < 2**20
+    pieces = Pieces(FOLDER / "nowhere", [FOLDER / "networks"])
+    network, facts = pieces.network(
+        f"cifar10-resnet-{name}", key, lambda: ARCHITECTURES["resnet"]((3, 32, 32), 10), None
+    )
+    assert facts["test"] > (0.85 if name == "whole-0" else 0.76)
+    with torch.no_grad():
+        assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert not (FOLDER / "nowhere").exists()

@@ -2,7 +2,7 @@
 
 The choice is the same for every way: of its settings and strengths, the one with the highest ``(1 - accuracy on the
 class) * (mean accuracy on the others)`` on ``Material.choose``, which are training images that were not recorded; of
-equals the weakest. No test image and no retrained network has a part in it.
+equals the first, that is of strengths the weakest. No test image and no retrained network has a part in it.
 """
 
 from __future__ import annotations

@@ -179,8 +179,8 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
         f"{name}: means over the classes {targets}",
         [column for column in COLUMNS if column.key == "edit" or column.key not in TEXTS],
         rows,
-        "Each class taken out of a network of its own; the tables of single classes are below. Strengths are chosen on "
-        "training images that were not recorded: the highest (1 - accuracy on the class) x (accuracy on the others).",
+        "Each class was taken out of the network alone. The tables of single classes are below, with intervals and "
+        "what was chosen.",
         RETRAINED,
         _references(classes[0]),
         {row: note for row, note in notes.items() if note},
@@ -326,8 +326,10 @@ def _summary(config: Mapping[str, Any], found: Values, autoencoder: Values | Non
     parts = [
         "A network that was trained without a class still separates that class in its features, and takes its images "
         "for the classes they resemble. So the target of forgetting is that network, in every column: to erase more "
-        "than it does misses, as to erase less. Every closed form that one recording can give is put beside it here; "
-        "settings and strengths were chosen on training images only."
+        "than it does misses, as to erase less. Every closed form that one recording can give is put beside it here.",
+        "Settings and strengths were chosen on training images that were not recorded, by one rule for all: the "
+        "highest (1 - accuracy on the class) x (mean accuracy on the others). No test image and no retrained network "
+        "had a part in it.",
     ]
     control = {name for name, settings in config["ways"].items() if "random_like" in settings}
     for name, subject in found.items():
