@@ -446,6 +446,20 @@ def test_cifar10_says_where_to_put_it(tmp_path, monkeypatch):
         cifar10("validation")
 
 
+def test_cifar10_from_the_hub(monkeypatch):
+    asked = []
+
+    def pictures_of(*arguments: str) -> tuple[np.ndarray, np.ndarray]:
+        asked.append(arguments[:4])
+        return np.zeros((2, 32, 32, 3), np.uint8), np.array([3, 9])
+
+    monkeypatch.delenv("LASHLEY_DATA", raising=False)
+    monkeypatch.setattr(cifar, "SIZES", {"train": 4, "test": 2})
+    monkeypatch.setattr(cifar, "pictures_of", pictures_of)
+    assert cifar10("test")[1].tolist() == [3, 9]
+    assert asked == [("CIFAR-10", "uoft-cs/cifar10", "plain_text/test-00000-of-00001.parquet", "img")]
+
+
 # What is committed.
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 
 from lashley.data.arrays import read_npz
+from lashley.data.parquet import pictures_of
 from lashley.errors import DataError
 
 __all__ = ["CLASSES", "cifar10"]
@@ -53,22 +53,4 @@ def _from_hub(split: str) -> tuple[np.ndarray, np.ndarray]:
         "Put the arrays train_images, train_labels, test_images and test_labels into a file cifar/cifar10.npz and let "
         "the environment variable LASHLEY_DATA name the folder that holds cifar."
     )
-    try:
-        import pyarrow.parquet
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(
-            f"Loading CIFAR-10 from the Hub takes huggingface_hub, pillow and pyarrow ({error}): install them. {advice}"
-        ) from error
-    try:
-        path = hf_hub_download(REPOSITORY, f"plain_text/{split}-00000-of-00001.parquet", repo_type="dataset")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(
-            f"CIFAR-10 is not at hand and {REPOSITORY} could not be fetched from the Hub. {advice}"
-        ) from error
-    table = pyarrow.parquet.read_table(path)
-    pictures = (row["bytes"] for row in table["img"].to_pylist())
-    images = np.stack([np.asarray(Image.open(io.BytesIO(picture))) for picture in pictures])
-    return images, np.asarray(table["label"].to_pylist(), dtype=np.uint8)
+    return pictures_of("CIFAR-10", REPOSITORY, f"plain_text/{split}-00000-of-00001.parquet", "img", advice)
