@@ -255,14 +255,24 @@ def test_a_mixture_is_made_where_the_class_is_readable_and_refused_where_it_is_n
         Way("mixture", "mixture", "first").engram(subject, {})
 
 
-def test_how_readable_the_class_is_grows_with_depth(subject):
+def test_how_readable_the_class_is_grows_with_depth(subject, monkeypatch):
     gates = readable(subject)
     assert list(gates) == subject.groups["all"]
-    assert gates["features.conv1"] < 0.2 < gates["readout"]
+    assert gates["features.conv1"] < 0.01 < gates["features.conv2"]
+    assert gates["features.conv2"] < gates["features.conv3"] < gates["readout"]
     direct = subject.recording().engram(
         subject.model, "3", estimator=lashley.MixtureShift(missing_bias="fold"), layers=["readout"]
     )
     assert gates["readout"] == pytest.approx(direct["readout"].solutions[0].gate)
+    whole = lashley.Recording.engram
+
+    def engram(recording, *arguments, layers, **settings):
+        if layers == ["features.conv1"]:
+            raise SolveError("no gate")
+        return whole(recording, *arguments, layers=layers, **settings)
+
+    monkeypatch.setattr(lashley.Recording, "engram", engram)
+    assert readable(subject) == {**gates, "features.conv1": None}
 
 
 def test_a_module_leaves_the_weights_alone(subject):

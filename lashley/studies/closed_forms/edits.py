@@ -225,11 +225,22 @@ def gates_of(engram: Engram) -> dict[str, float]:
     return {name: gate for name, gate in gates.items() if gate is not None}
 
 
-def readable(subject: Subject) -> dict[str, float]:
-    """How linearly readable the class is at the input of every layer: R^2 of the gate of a mixture shift there."""
+def readable(subject: Subject) -> dict[str, float | None]:
+    """How linearly readable the class is at the input of every layer: R^2 of the gate of a mixture shift there.
+
+    None where there is no gate, because the means of the classes differ in too few directions.
+    """
     estimator = lashley.MixtureShift(min_r2=0.0, missing_bias=_missing_bias(subject))
-    engram = subject.recording().engram(subject.model, subject.name, estimator=estimator, layers=subject.groups["all"])
-    return gates_of(engram)
+    recording = subject.recording()
+    found: dict[str, float | None] = {}
+    for layer in subject.groups["all"]:
+        try:
+            engram = recording.engram(subject.model, subject.name, estimator=estimator, layers=[layer])
+        except SolveError:
+            found[layer] = None
+        else:
+            found |= gates_of(engram)
+    return found
 
 
 def _leace(recording: lashley.Recording, subject: Subject, layers: list[str], settings: Settings) -> Engram:

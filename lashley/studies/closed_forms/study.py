@@ -213,7 +213,7 @@ class Rows:
                 table[way.name] = self.row(way.name, settings, partial(self.edited_row, way, borrowed))
         return table
 
-    def gates(self) -> dict[str, float]:
+    def gates(self) -> dict[str, float | None]:
         """How linearly readable the class is at the input of every layer."""
         return self._piece("gates", {}, lambda: readable(self.subject))
 
