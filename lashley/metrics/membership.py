@@ -136,13 +136,13 @@ def _efficacies(
     members: Told, non_members: Told, forget: Told, features: tuple[str, ...], class_matched: bool
 ) -> dict[str, float]:
     if class_matched:
-        p, labels = non_members
-        told = label_list(labels, "labels of non_members", len(p))
+        p = numbers(non_members[0], "probabilities of non_members")
+        told = label_list(non_members[1], "labels of non_members", len(p))
         wanted = set(label_list(forget[1], "labels of forget"))
         kept = [place for place, label in enumerate(told) if label in wanted]
         if not kept:
             raise DataError(f"Expected non-members of the classes to forget, {sorted(wanted, key=str)}, got none.")
-        non_members = torch.as_tensor(p)[kept], [told[place] for place in kept]
+        non_members = p[kept], [told[place] for place in kept]
     count = len(non_members[0])
     members = members[0][:count], label_list(members[1], "labels of members", len(members[0]))[:count]
     parts = [membership_features(*part) for part in (members, non_members, forget)]

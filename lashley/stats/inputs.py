@@ -22,9 +22,13 @@ Labels: TypeAlias = Tensor | np.ndarray | Sequence[Label]
 def numbers(values: Array, name: str) -> Tensor:
     """The values in float64 and without a graph, on their own device; all finite."""
     try:
-        tensor = wide(values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values)))
+        # Copied: torch takes no array that is read backwards, and warns of one that cannot be written.
+        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(f"Expected {name} to be an array of numbers, got {type(values).__name__}: {error}") from error
+    if tensor.is_complex():
+        raise DataError(f"Expected {name} to be real, got {tensor.dtype}.")
+    tensor = wide(tensor)
     if tensor.numel() and not all_finite(tensor):
         count = int((~torch.isfinite(tensor)).sum())
         raise DataError(f"Expected {name} to be finite, got {count} of {tensor.numel()} values that are nan or inf.")

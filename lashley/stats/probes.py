@@ -65,14 +65,14 @@ def linear_probe(
     root = weights.sqrt()[:, None]
     mean = weights @ task.features
     one_hot = torch.eye(len(task.classes), dtype=torch.float64, device=weights.device)[task.codes]
-    share = weights @ one_hot
-    x, y = root * (task.features - mean), root * (one_hot - share)
+    # The mean of the outputs is 1 / C for every class, so b does not decide which is the highest and is left out.
+    x, y = root * (task.features - mean), root * one_hot
     penalty = ridge * x.square().sum() / x.shape[1]
     if x.shape[1] <= len(x):
         solved = torch.linalg.solve(_plus(x.T @ x, penalty), x.T @ y)
     else:
         solved = x.T @ torch.linalg.solve(_plus(x @ x.T, penalty), y)  # the same, in the smaller space
-    return task.reading((task.test - mean) @ solved + share)
+    return task.reading((task.test - mean) @ solved)
 
 
 def nearest_centre(features: Array, labels: Labels, test_features: Array, test_labels: Labels) -> Reading:
@@ -204,8 +204,8 @@ def _fit(
     """Scores of the test samples by a network with these hidden layers after training."""
     generator = torch.Generator().manual_seed(seed)
     device = task.features.device
-    # A caller's inference mode or autocast must neither forbid nor change the training.
-    with torch.inference_mode(False), torch.enable_grad(), full_precision(device):
+    # A caller's no_grad, inference mode (of which False is also the end of no_grad) or autocast must not reach in here.
+    with torch.inference_mode(False), full_precision(device):
         x, test, share = (tensor.to(torch.float32, copy=True) for tensor in (task.features, task.test, weights))
         codes = task.codes.clone()
         layers = []
