@@ -213,7 +213,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _probes(config: Mapping[str, Any], name: str, subject: Values) -> Chart:
-    [table] = [_means(config, name, subject)]
+    table = _means(config, name, subject)
     series = [
         Series(
             title,
