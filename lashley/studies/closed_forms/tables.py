@@ -196,7 +196,7 @@ def _gates(name: str, gates: Mapping[str, Mapping[str, float | None]]) -> Table:
         columns,
         [{"layer": layer, **{target: of[layer] for target, of in gates.items()}} for layer in layers],
         "R^2 of the gate of a mixture shift at the layer's input: the squared correlation with membership of the best "
-        "linear reader that is right in the mean of every class. Below .2 the shift is not made there. None: there is "
+        "linear reader that is right in the mean of every class. Below .2 the shift is not made there. A dash: there is "
         "no such reader, as the means of the classes differ in too few directions.",
     )
 
