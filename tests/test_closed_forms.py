@@ -18,6 +18,7 @@ from helpers import assert_close
 from lashley.data import cifar
 from lashley.data.cifar import cifar10
 from lashley.errors import DataError, SolveError
+from lashley.report import markdown
 from lashley.result import Result, value_of
 from lashley.studies.closed_forms import edits, study
 from lashley.studies.closed_forms.edits import Way, accuracies, masked, random_like, readable
@@ -106,7 +107,8 @@ def test_every_row_is_there_with_the_retrained_network_as_the_target(quick):
         *(f"digits-conv-net-{digit}-{group}" for digit in (3, 8) for group in ("filters", "directions")),
     }  # fmt: skip
     front = {series.name: series for series in drawn["digits-conv-net-3-filters"].series}
-    assert front["paper"].labels == ("0.5", "1") and front["retrained"].target
+    assert front["paper"].labels[0] == "0.5" and front["retrained"].target
+    assert all(x <= 0.15 for series in front.values() if not series.target for x in series.x)
 
 
 def test_the_means_are_those_of_the_classes(quick):
@@ -425,7 +427,8 @@ def test_the_autoencoders_table_says_what_its_heat_map_shows(quick):
     before, *after = chart.series
     assert [series.name for series in chart.series] == ["before", *(f"without {digit}" for digit in range(10))]
     for place, series in enumerate(after):
-        assert (before.y[place], series.y[place]) == (rows[str(place)]["before"], rows[str(place)]["paper own"])
+        row = rows[str(place)]
+        assert (before.y[place], series.y[place]) == (1000 * row["before"], 1000 * row["paper own"])
     assert rows["3"]["retrained"] is not None and rows["4"]["retrained"] is None
 
 
@@ -490,3 +493,28 @@ def test_the_committed_networks_are_of_the_committed_recipe(name):
     with torch.no_grad():
         assert network(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert not (FOLDER / "nowhere").exists()
+
+
+def test_the_committed_result_is_of_the_committed_config_and_is_drawn_as_it_is(tmp_path):
+    result = Result.load(FOLDER / "results" / "closed_forms.json")
+    assert result.settings == json.loads(json.dumps(CONFIG))
+    assert result.provenance["command"] == "python -m benchmarks.closed_forms"
+    means = {"mnist-mlp-mean", "mnist-conv-net-mean", "cifar-10-resnet-10-mean"}
+    assert means <= {table.name for table in result.tables}
+    drawn = markdown.write(result.save(tmp_path / "closed_forms.json"))
+    assert (FOLDER / "results" / "README.md").read_text() == drawn[0].read_text()
+    assert {path.name for path in (FOLDER / "results").iterdir()} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_numbers_of_the_page_are_those_of_the_result():
+    result = Result.load(FOLDER / "results" / "closed_forms.json")
+    tables = {table.title.split(":")[0]: table for table in result.tables if table.name.endswith("-mean")}
+    page = (ROOT / "docs" / "closed_forms.md").read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith(("| MNIST", "| CIFAR"))]
+    assert len(lines) > 20
+    for network, edit, *numbers in lines:
+        row = next(row for row in tables[network].rows if row["edit"] == edit)
+        keys = ("target", "others_fall", "tow", "agreement", "ridge_gap", "mlp_gap", "relearned_gap")
+        shown = ("{:.1f}", "{:.1f}", "{:.3f}", "{:.0f}", "{:+.1f}", "{:+.1f}", "{:+.0f}")
+        expected = [form.format(row[key] * (1 if key == "tow" else 100)) for key, form in zip(keys, shown, strict=True)]
+        assert numbers == expected, (network, edit)

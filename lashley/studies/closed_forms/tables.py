@@ -12,6 +12,7 @@ __all__ = ["result"]
 
 Values = dict[str, Any]
 RETRAINED = "retrained"
+DRAWN = 0.15  # what it may cost them to be drawn
 CHEAP = 0.02  # what an edit may cost the others to be named in the summary
 
 COLUMNS = (
@@ -196,8 +197,8 @@ def _gates(name: str, gates: Mapping[str, Mapping[str, float | None]]) -> Table:
         columns,
         [{"layer": layer, **{target: of[layer] for target, of in gates.items()}} for layer in layers],
         "R^2 of the gate of a mixture shift at the layer's input: the squared correlation with membership of the best "
-        "linear reader that is right in the mean of every class. Below .2 the shift is not made there. A dash: there is "
-        "no such reader, as the means of the classes differ in too few directions.",
+        "linear reader that is right in the mean of every class. Below .2 the shift is not made there. A dash: there "
+        "is no such reader, as the means of the classes differ in too few directions.",
     )
 
 
@@ -239,7 +240,9 @@ def _costs(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str,
     series = []
     for row, values in rows.items():
         if "curve" in values and row in config["drawn"][group]:
-            curve = values["curve"]
+            curve = [point for point in values["curve"] if point["others_fall"] <= DRAWN]
+            if not curve:
+                continue
             series.append(
                 Series(
                     row,
@@ -263,7 +266,7 @@ def _costs(config: Mapping[str, Any], name: str, target: str, rows: Mapping[str,
         note=f"Test images, the first {config['measure']['curve_images']} of every class; settings as chosen on "
         "training images, alpha "
         + ", ".join(f"{alpha:g}" for alpha in config["measure"]["curve_alphas"])
-        + ". The star is the retrained network.",
+        + f". The star is the retrained network. Costs above {100 * DRAWN:g} points are not drawn.",
         table=_word(name, target),
     )
 
@@ -304,15 +307,18 @@ def _heat(found: Values) -> list[Chart]:
     return [
         Chart(
             _word("autoencoder", edit),
-            f"Autoencoder, {edit}: mean squared error on each digit, before and after each was taken out",
+            f"Autoencoder, {edit}: a thousand times the mean squared error on each digit",
             [
-                Series("before", classes, before),
-                *(Series(f"without {name}", classes, row) for name, row in zip(classes, matrix, strict=True)),
+                Series("before", classes, [1000 * error for error in before]),
+                *(
+                    Series(f"without {name}", classes, [1000 * error for error in row])
+                    for name, row in zip(classes, matrix, strict=True)
+                ),
             ],
             "heat",
             "digit shown",
             "digit taken out",
-            y_range=(0.0, highest),
+            y_range=(0.0, 1000 * highest),
             table="autoencoder",
             note="The diagonal is the digit that was taken out. Both maps have the same scale.",
         )
@@ -367,7 +373,10 @@ def _finding(name: str, classes: Sequence[Mapping[str, Values]], control: Collec
         f"reads the class {_points(mean('logit mask', 'ridge_gap'))} from where it does on the retrained network."
     ]
     if seeds:
-        said.append(f"Two networks that never saw the class give {mean(seeds[0], 'agreement'):.0%} the same label.")
+        said.append(
+            f"Two networks that never saw the class give {mean(seeds[0], 'agreement'):.0%} the same label, and after "
+            f"relearning they are {_points(mean(seeds[0], 'relearned_gap'))} apart: what is nearer cannot be told."
+        )
     for row, what in (
         ("paper, alpha 1", "The paper's edit at alpha 1"),
         ("sharpened", "Our sharpened filter"),
