@@ -75,11 +75,11 @@ def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None,
     for name, subject in found.items():
         if len(subject["classes"]) > 1:
             tables.append(_means(config, name, subject))
-        charts.append(_probes(config, name, subject))
     for name, subject in found.items():
         tables.append(_gates(name, subject["gates"]))
         for target, rows in subject["classes"].items():
             tables.append(_table(config, name, target, rows))
+            charts.append(_probes(name, target, rows))
             charts += [_costs(config, name, target, rows, group) for group in config["drawn"]]
     if autoencoder:
         tables.append(_reconstructions(config["autoencoder"], autoencoder))
@@ -163,11 +163,7 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
     rows, notes = [], {}
     for row in classes[0]:
         parts = [values[row] for values in classes if row in values and "refused" not in values[row]]
-        means = {
-            column.key: _mean(value_of(part.get(column.key)) for part in parts)
-            for column in COLUMNS
-            if column.key not in TEXTS
-        }
+        means = {column.key: _over_classes(parts, column.key) for column in COLUMNS if column.key not in TEXTS}
         rows.append({"edit": row, **means})
         notes[row] = config["notes"].get(row, "")
         if len(parts) < len(classes):
@@ -176,12 +172,12 @@ def _means(config: Mapping[str, Any], name: str, subject: Values) -> Table:
             )
     targets = ", ".join(subject["classes"])
     return Table(
-        _overview(name, subject),
+        _word(name, "mean"),
         f"{name}: means over the classes {targets}",
         [column for column in COLUMNS if column.key == "edit" or column.key not in TEXTS],
         rows,
-        "Each class was taken out of the network alone. The tables of single classes are below, with intervals and "
-        "what was chosen.",
+        "Each class was taken out of the network alone. Gaps are means of their sizes, or two misses of opposite signs "
+        "would make a hit. The tables of single classes are below, with signs, intervals and what was chosen.",
         RETRAINED,
         _references(classes[0]),
         {row: note for row, note in notes.items() if note},
@@ -202,10 +198,10 @@ def _gates(name: str, gates: Mapping[str, Mapping[str, float | None]]) -> Table:
     )
 
 
-def _overview(name: str, subject: Values) -> str:
-    """The name of the table of means, or of the only class."""
-    classes = list(subject["classes"])
-    return _word(name, "mean") if len(classes) > 1 else _word(name, classes[0])
+def _over_classes(parts: Iterable[Values], key: str) -> float | None:
+    """The mean over classes; of a gap, that of its size."""
+    values = [value_of(part.get(key)) for part in parts]
+    return _mean(abs(value) if key.endswith("_gap") and value is not None else value for value in values)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -213,26 +209,21 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return sum(there) / len(there) if there else None
 
 
-def _probes(config: Mapping[str, Any], name: str, subject: Values) -> Chart:
-    table = _means(config, name, subject)
-    series = [
-        Series(
-            title,
-            [row["edit"] for row in table.rows if row["edit"] != RETRAINED],
-            [row[key] for row in table.rows if row["edit"] != RETRAINED],
-        )
-        for key, title in (("ridge_gap", "ridge probe"), ("mlp_gap", "MLP probe"), ("centre_gap", "nearest centre"))
-    ]
+def _probes(name: str, target: str, rows: Mapping[str, Values]) -> Chart:
+    shown = {row: values for row, values in rows.items() if row != RETRAINED and "refused" not in values}
     return Chart(
-        _word(name, "features"),
-        f"{name}: what can be read of the class, minus the retrained network",
-        series,
+        _word(name, target, "features"),
+        f"{name}, {target}: what can be read of the class, minus the retrained network",
+        [
+            Series(title, list(shown), [value_of(values[key]) for values in shown.values()])
+            for key, title in (("ridge_gap", "ridge probe"), ("mlp_gap", "MLP probe"), ("centre_gap", "nearest centre"))
+        ],
         "bars",
         "",
         "minus retrained",
         y_unit="points",
         note="0 is the network that never saw the class. Above it more of the class is left, below it less: both miss.",
-        table=_overview(name, subject),
+        table=_word(name, target),
     )
 
 
@@ -352,7 +343,7 @@ def _summary(config: Mapping[str, Any], found: Values, autoencoder: Values | Non
 
 def _finding(name: str, classes: Sequence[Mapping[str, Values]], control: Collection[str]) -> str:
     def mean(row: str, key: str) -> float:
-        return _mean(value_of(values[row].get(key)) for values in classes if "refused" not in values[row]) or 0.0
+        return _over_classes((values[row] for values in classes if "refused" not in values[row]), key) or 0.0
 
     def told(row: str) -> str:
         return (
@@ -369,8 +360,8 @@ def _finding(name: str, classes: Sequence[Mapping[str, Values]], control: Collec
     seeds = [row for row in classes[0] if row.startswith(f"{RETRAINED}, ")]
     said = [
         f"{name}: a mask on the logit, which forgets nothing, has ToW {mean('logit mask', 'tow'):.3f} and the "
-        f"retrained network's label on {mean('logit mask', 'agreement'):.0%} of the class's images; a ridge probe "
-        f"reads the class {_points(mean('logit mask', 'ridge_gap'))} from where it does on the retrained network."
+        f"retrained network's label on {mean('logit mask', 'agreement'):.0%} of the class's images; the recall "
+        f"of a ridge probe on its features is {_points(mean('logit mask', 'ridge_gap'))} from the retrained network's."
     ]
     if seeds:
         said.append(
@@ -404,7 +395,7 @@ def _finding(name: str, classes: Sequence[Mapping[str, Values]], control: Collec
 
 
 def _points(value: float) -> str:
-    return f"{100 * value:+.1f} points"
+    return f"{100 * value:.1f} points"
 
 
 def _drawn(found: Values) -> str:
