@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import os
 import re
@@ -74,7 +75,8 @@ def test_the_nearest_are_marked(table, says):
 def test_a_target_of_the_column_needs_no_row():
     column = Column("value", "value", "target", target=0.5)
     rows = [{"name": "a", "value": 0.9}, {"name": "b", "value": 0.3}]
-    assert marks(Table("t", "T", [Column("name", "name"), column], rows)) == ".B"
+    table = Table("t", "T", [Column("name", "name"), column], rows)
+    assert marks(table) == ".B" and view(table).heads[1].sign == "◎ 0.500"
 
 
 def test_the_tint_grows_with_the_distance_and_ends_at_the_farthest_that_competes():
@@ -92,6 +94,20 @@ def test_sorting_compares_distances_values_or_texts_and_knows_what_is_missing():
     assert [row.cells[1].key for row in words.rows] == ["x", None, "yes"]
     assert not words.heads[1].numeric and shown.heads[1].numeric
     assert [head.first for head in view(a_table([1, 2], "higher")).heads] == ["ascending", "descending"]
+
+
+def test_differences_are_counted_from_the_target():
+    shown = view(a_table([0.1, 0.12, 0.1, 0.05, None], "target", "share", target_row="a"))
+    assert [row.cells[1].difference for row in shown.rows] == ["10.0\u00a0%", "+2.0", "0.0", "−5.0", ""]
+    assert shown.heads[1].unit_of_difference == "points"
+    assert {row.cells[1].difference for row in view(a_table([1, 2], reference_rows=["a"])).rows} == {""}
+
+
+def test_a_text_among_numbers_is_shown_and_competes_with_none():
+    shown = view(a_table([0.5, "diverged", 0.25, True, interval(1, 0, 2)]))
+    assert [row.cells[1].text for row in shown.rows] == ["0.500", "diverged", "0.250", "yes", "1.000"]
+    assert [row.cells[1].mark for row in shown.rows] == ["", "", "best", "", "close"]
+    assert shown.heads[1].numeric
 
 
 def test_who_is_best_most_often_is_counted():
@@ -125,7 +141,8 @@ def test_the_numbers_of_a_column_are_written_alike(unit, values, says):
 
 def test_an_interval_with_a_minus_is_written_out():
     scale = scale_of("share", [0.5])
-    assert [scale.interval(0.1, 0.2), scale.interval(-0.1, 0.2)] == ["10.0\N{EN DASH}20.0", "−10.0 to 20.0"]
+    shown = [scale.interval(low, 0.2) for low in (0.1, -0.1, -1e-12)]
+    assert shown == ["10.0\N{EN DASH}20.0", "−10.0 to 20.0", "0.0\N{EN DASH}20.0"]
 
 
 # The page
@@ -298,6 +315,7 @@ def test_side_by_side_is_first_on_the_page_and_every_result_follows(html):
         ([[a_table([1])]], "two results or more to put side by side, got one"),
         ([[a_table([1])], []], r"tables of the same names.*0.json: t; 1.json: none"),
         ([[a_table([1])], [Table("t", "T", [Column("name", "n")], [])]], "columns of the first one.*differ in 'value'"),
+        ([[a_table([1])], [a_table([1], unit="share")]], "of 'seed 1' to have the columns .*differ in 'value'"),
     ],
 )
 def test_what_cannot_stand_side_by_side_is_refused(tables, says):
@@ -308,8 +326,8 @@ def test_what_cannot_stand_side_by_side_is_refused(tables, says):
 
 
 def test_a_result_without_anything_to_show_is_refused():
-    with pytest.raises(DataError, match=r"a table or a chart in empty.json, got a result without either"):
-        page({"empty.json": sample(tables=[], charts=[])})
+    with pytest.raises(DataError, match=r"a row of a table or a chart in empty.json, got a result without any"):
+        page({"empty.json": sample(tables=[a_table([])], charts=[])})
 
 
 # Charts
@@ -523,13 +541,15 @@ def test_tables_alone_make_no_page(there, capsys):
 def test_what_a_report_made_is_replaced_and_nothing_else(there, capsys):
     for _ in range(2):
         ok(capsys, "report 0.json --out a.html --markdown a.md --latex a.tex")
-    for name in ("mine.html", "mine.md", "mine.tex"):
-        (there / name).write_text("mine")
+    for name in ("mine.html", "mine.md", "mine.tex", "README.md"):
+        (there / name).write_text("mine; see lashley report")
     left_alone = "to be absent or made by lashley report, got another file, which is left alone"
     refused(capsys, "report 0.json --out mine.html", left_alone)
     refused(capsys, "report 0.json --out b.html --markdown mine.md", left_alone)
     refused(capsys, "report 0.json --latex mine.tex", left_alone)
-    assert not (there / "b.html").exists() and (there / "mine.html").read_text() == "mine"
+    assert not (there / "b.html").exists() and (there / "mine.html").read_text() == "mine; see lashley report"
+    with pytest.raises(StoreError, match=left_alone):
+        markdown.write("0.json")
     (there / "folder.html").mkdir()
     assert ok(capsys, "report 0.json --out folder.html") == f"{there / 'folder.html' / 'report.html'}\n"
     with pytest.raises(StoreError, match="to be a file or absent, got a folder"):
@@ -552,6 +572,12 @@ def test_what_a_report_made_is_replaced_and_nothing_else(there, capsys):
 def test_the_command_refuses(there, capsys, line, says, code):
     refused(capsys, line, says, code)
     assert sorted(path.name for path in there.iterdir()) == ["0.json", "1.json"]
+
+
+def test_the_command_says_which_package_is_missing(there, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
+    refused(capsys, "report 0.json", "for a report; matplotlib cannot be found. Try: pip install")
 
 
 def test_the_command_needs_no_torch(there):

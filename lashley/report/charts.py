@@ -50,7 +50,7 @@ def draw(chart: Chart) -> Figure:
             axes.grid(axis="x", color="#e5e7eb", lw=0.8)
         if lying:
             axes.grid(visible=False, axis="y")
-            height = 0.13 * len(legend) + 0.12
+            height = 0.09 * len(legend) + 0.12
             figure.set_figheight(0.8 + height * len(chart.series[0].x))
         if chart.y_range is not None:
             (axes.set_xlim if lying else axes.set_ylim)(*(_factor(chart.y_unit) * end for end in chart.y_range))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lashley import atomic
 from lashley.report import charts, figures
-from lashley.report.results import GENERATOR, Entry, Facts, entries_of
+from lashley.report.results import MARKS, Entry, Facts, check_target, entries_of
 from lashley.report.tables import Cell, Head, View
 from lashley.result import Result
 
@@ -29,7 +29,7 @@ def document(
         pictures: ``{"<place of the result, from 1>-<name of a chart>": where its figure lies}``; others are not shown.
     """
     together, entries = entries_of(results, side_by_side)
-    blocks = [f"<!-- {GENERATOR} -->"]
+    blocks = [MARKS["markdown"]]
     if together:
         blocks += ["# Side by side", *(block for view in together for block in _table(view))]
     for entry in entries:
@@ -48,15 +48,19 @@ def write(path: str | os.PathLike[str]) -> list[Path]:
     """The page of a committed result: ``README.md`` in the folder of the file, and a figure for every chart.
 
     Returns what was written.
+
+    Raises:
+        StoreError: there is no result, or a README that somebody else wrote.
     """
     path = Path(path)
+    target = check_target(path.with_name("README.md"))
     result = Result.load(path)
     pictures = {f"1-{chart.name}": f"{chart.name}.svg" for chart in result.charts}
     for chart in result.charts:
         atomic.write(path.with_name(pictures[f"1-{chart.name}"]), figures.svg(charts.draw(chart)))
     page = document({path.name: result}, pictures=pictures)
     page += f"\n`lashley report {path.name}` makes a page of it with tables that sort.\n"
-    return [atomic.write(path.with_name("README.md"), page), *map(path.with_name, pictures.values())]
+    return [atomic.write(target, page), *map(path.with_name, pictures.values())]
 
 
 def table(view: View) -> str:

@@ -87,10 +87,15 @@ class Scale:
         """The number with so many digits and no more: 0.000."""
         return fixed(self.factor * value, self.digits)
 
+    def signed(self, difference: float) -> str:
+        """A difference with its sign: "+1.2", "−0.3", "0.0"."""
+        text = self.text(difference)
+        return f"+{text}" if difference > 0 and text.strip("0.") else text
+
     def interval(self, low: float, high: float) -> str:
         """Both ends: "1.0-5.0" with a dash, or "−1.0 to 5.0" where that could be misread."""
         ends = self.text(low), self.text(high)
-        return (" to " if low < 0 or "e" in "".join(ends) else "\N{EN DASH}").join(ends)
+        return (" to " if MINUS in "".join(ends) else "\N{EN DASH}").join(ends)
 
 
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))

@@ -25,6 +25,8 @@
         settings={"epochs": 5},
     ).save("results/closed_forms.json")
 
+Texts are plain: they are shown as they are, without Markdown, HTML or LaTeX in them.
+
 The file is JSON with ``"kind": "lashley.result"`` and the number of its format, in short lines, so that two versions of
 a result can be compared with any tool for texts. Mistakes are refused where they are made: an unknown
 column in a row, a number that is not finite, a target that is no row. Everything is turned into plain Python when it

@@ -79,8 +79,8 @@ def result(config: Mapping[str, Any], found: Values, autoencoder: Values | None,
         tables.append(_gates(name, subject["gates"]))
         for target, rows in subject["classes"].items():
             tables.append(_table(config, name, target, rows))
-            charts.append(_probes(name, target, rows))
             charts += [_costs(config, name, target, rows, group) for group in config["drawn"]]
+            charts.append(_probes(name, target, rows))
     if autoencoder:
         tables.append(_reconstructions(config["autoencoder"], autoencoder))
         charts += _heat(autoencoder)
