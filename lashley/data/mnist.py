@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import os
 from pathlib import Path
 
 import numpy as np
 
 from lashley.data.idx import read_idx
+from lashley.data.parquet import pictures_of
 from lashley.errors import DataError
 
 __all__ = ["mnist"]
@@ -53,20 +53,4 @@ def _from_hub(split: str) -> tuple[np.ndarray, np.ndarray]:
         "Put the four original files (train-images-idx3-ubyte.gz and so on) into a folder 'mnist' and let the "
         "environment variable LASHLEY_DATA name the folder that holds it."
     )
-    try:
-        import pyarrow.parquet
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-        from PIL import Image
-    except ImportError as error:
-        raise DataError(
-            f"Loading MNIST from the Hub takes huggingface_hub, pillow and pyarrow ({error}): install them. {advice}"
-        ) from error
-    try:
-        path = hf_hub_download(REPOSITORY, f"mnist/{split}-00000-of-00001.parquet", repo_type="dataset")
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise DataError(f"MNIST is not at hand and {REPOSITORY} could not be fetched from the Hub. {advice}") from error
-    table = pyarrow.parquet.read_table(path)
-    pictures = (row["bytes"] for row in table["image"].to_pylist())
-    images = np.stack([np.asarray(Image.open(io.BytesIO(picture))) for picture in pictures])
-    return images, np.asarray(table["label"].to_pylist(), dtype=np.uint8)
+    return pictures_of("MNIST", REPOSITORY, f"mnist/{split}-00000-of-00001.parquet", "image", advice)

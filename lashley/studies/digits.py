@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import lashley
 from lashley.geometry import overlap
 from lashley.provenance import command, environment
+from lashley.studies.rounding import rounded
 
 __all__ = ["run"]
 
@@ -262,7 +263,7 @@ def _study(network: Network, data: Digits, seed: int, quick: bool, say: Callable
         "restored": restored,
         "seconds": seconds,
     }
-    return _rounded(found)
+    return rounded(found)
 
 
 def _find(network: Network, data: Digits, epochs: int, seed: int) -> Subject:
@@ -603,12 +604,3 @@ def _layers(subject: Subject) -> list[dict[str, Any]]:
 def _pixels(images: Tensor) -> list[Any]:
     """Images in whatever shape a network wants them, as rows of pixels ``[N, 8, 8]``."""
     return images.reshape(-1, 8, 8).tolist()
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six digits after the point: more would only be noise in a file that people read."""
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_rounded(item) for item in value]
-    return round(value, 6) if isinstance(value, float) else value
