@@ -1,0 +1,136 @@
+"""Training: the base on digits, then memories written one after another, into many networks at once.
+
+A stage writes one memory: Adam from a fresh state, a learning rate that falls to zero as a half cosine. Every step sees
+all images of the memory, some digits, and a few images of every earlier memory that the network was taught. Which
+images those are depends on the seed alone, and the loss is a sum over rows divided by a constant. So two networks that
+differ in what they are taught see the same rows in the same order, except for those of the missing memories, whose
+stages they do without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lashley.studies.planted.masks import Mask
+from lashley.studies.planted.memories import Images, Memory
+from lashley.studies.planted.networks import Stack, logits
+
+__all__ = ["Step", "fit", "steps_of", "trained", "write"]
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one step, with the memory that each belongs to; -1 for digits, which every network sees."""
+
+    rows: Tensor
+    labels: Tensor
+    memory: Tensor
+
+
+def trained(
+    model: nn.Sequential, settings: Mapping[str, Any], digits: Images, seed: int
+) -> nn.Sequential:
+    """``model`` trained in place on digits: "epochs", "batch", "learning_rate"."""
+    order = torch.Generator().manual_seed(seed)
+    steps = settings["epochs"] * -(-len(digits) // settings["batch"])
+    optimiser = torch.optim.Adam(model.parameters(), lr=settings["learning_rate"])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(settings["epochs"]):
+        for chosen in torch.randperm(len(digits), generator=order).split(settings["batch"]):
+            loss = nn.functional.cross_entropy(model(digits.rows[chosen]), digits.labels[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return model.eval()
+
+
+def steps_of(
+    number: int, memories: Sequence[Memory], digits: Images, settings: Mapping[str, Any], seed: int
+) -> list[Step]:
+    """The steps that write memory ``number``: "steps" of them, with "digits" and "earlier" images of each memory."""
+    draw = torch.Generator().manual_seed(1000 * seed + number)
+    own = memories[number].images
+    found = []
+    for _ in range(settings["steps"]):
+        chosen = torch.randint(len(digits), (settings["digits"],), generator=draw)
+        parts = [(own, number), (Images(digits.rows[chosen], digits.labels[chosen]), -1)]
+        for earlier in range(number):
+            images = memories[earlier].images
+            some = torch.randint(len(images), (settings["earlier"],), generator=draw)
+            parts.append((Images(images.rows[some], images.labels[some]), earlier))
+        found.append(
+            Step(
+                torch.cat([images.rows for images, _ in parts]),
+                torch.cat([images.labels for images, _ in parts]),
+                torch.cat([torch.full((len(images),), memory) for images, memory in parts]),
+            )
+        )
+    return found
+
+
+def write(
+    model: nn.Module,
+    start: Stack,
+    memories: Sequence[Memory],
+    taught: Tensor,
+    masks: Sequence[Mask],
+    digits: Images,
+    settings: Mapping[str, Any],
+    seed: int,
+    checkpoints: list[Stack] | None = None,
+) -> Stack:
+    """The networks of ``start`` after they were taught their memories, in order.
+
+    Args:
+        taught: bool ``[B, K]``: which network is taught which memory.
+        masks: what each memory may move.
+        settings: "steps", "learning_rate", "digits", "earlier".
+        checkpoints: takes the state after each memory, whole.
+    """
+    stack = {name: weights.clone() for name, weights in start.items()}
+    for number in range(len(memories)):
+        active = taught[:, number].nonzero()[:, 0]
+        if len(active):
+            part = {name: weights[active] for name, weights in stack.items()}
+            steps = steps_of(number, memories, digits, settings, seed)
+            part = fit(model, part, steps, taught[active], masks[number], settings["learning_rate"])
+            for name, weights in stack.items():
+                weights[active] = part[name]
+        if checkpoints is not None:
+            checkpoints.append({name: weights.clone() for name, weights in stack.items()})
+    return stack
+
+
+def fit(model: nn.Module, stack: Stack, steps: Sequence[Step], taught: Tensor, mask: Mask, rate: float) -> Stack:
+    """The stack after these steps of Adam, each network on the rows of digits and of the memories it is taught."""
+    weights = {name: value.clone().requires_grad_() for name, value in stack.items()}
+    first = {name: torch.zeros_like(value) for name, value in stack.items()}
+    second = {name: torch.zeros_like(value) for name, value in stack.items()}
+    seen = torch.cat([taught, torch.ones(len(taught), 1, dtype=torch.bool)], 1)  # column -1: digits
+    for number, step in enumerate(steps, 1):
+        answers = logits(model, weights, step.rows)
+        loss = nn.functional.cross_entropy(
+            answers.flatten(0, 1), step.labels.repeat(len(taught)), reduction="none"
+        ).view(len(taught), -1)
+        (loss * seen[:, step.memory]).sum().div(len(step.labels)).backward()
+        now = rate * (1 + math.cos(math.pi * (number - 1) / len(steps))) / 2
+        with torch.no_grad():
+            for name, value in weights.items():
+                gradient = value.grad
+                assert gradient is not None
+                first[name].lerp_(gradient, 1 - BETAS[0])
+                second[name].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+                scale = (second[name] / (1 - BETAS[1] ** number)).sqrt_().add_(EPSILON)
+                move = first[name] / (1 - BETAS[0] ** number) / scale
+                value.sub_(move * mask[name], alpha=now)
+                value.grad = None
+    return {name: value.detach() for name, value in weights.items()}
