@@ -25,7 +25,7 @@ PACKAGE = ROOT / "lashley"
 # lashley/__init__.py, offers what the rooms above it make; the rooms below are written the way a user would write them,
 # through that door, and nobody else may come in by it.
 HOUSE = """
-errors provenance identity progress
+errors provenance identity progress atomic result
 moments
 shifts
 products

@@ -19,7 +19,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from lashley.errors import DataError
-from lashley.report import digits, figures, page
+from lashley.report import digits, figures, numbers, page
 
 TEN = [str(digit) for digit in range(10)]
 
@@ -271,26 +271,26 @@ def test_a_thumbnail_is_dark_ink_on_white_paper():
     ("share", "says"), [(0.025895, "2.6 %"), (1, "100.0 %"), (0, "0.0 %"), (-0.0001, "0.0 %"), (-0.017, "-1.7 %")]
 )
 def test_percent(share, says):
-    assert page.percent(share) == says.replace(" ", "\u00a0")
+    assert numbers.percent(share) == says.replace(" ", "\u00a0")
 
 
 @pytest.mark.parametrize(("share", "says"), [(0.0155, "1.6"), (-0.0017, "\u22120.2"), (-0.0004, "0.0"), (0, "0.0")])
 def test_points(share, says):
-    assert page.points(share) == says
+    assert numbers.points(share) == says
 
 
 @pytest.mark.parametrize(("value", "says"), [(0.0321, "0.03\u00a0s"), (12.34, "12.3\u00a0s"), (0.0, "0.00\u00a0s")])
 def test_seconds(value, says):
-    assert page.seconds(value) == says
+    assert numbers.seconds(value) == says
 
 
 @pytest.mark.parametrize(("value", "says"), [(-0.123, "\u22120.12"), (0.5, "0.50"), (-0.001, "0.00")])
 def test_cosine(value, says):
-    assert page.cosine(value) == says
+    assert numbers.cosine(value) == says
 
 
 def test_a_sentence_begins_with_a_capital_and_leaves_the_rest():
-    assert [page.sentence(text) for text in ("conv net", "MLP", "")] == ["Conv net", "MLP", ""]
+    assert [numbers.sentence(text) for text in ("conv net", "MLP", "")] == ["Conv net", "MLP", ""]
 
 
 # The page
@@ -333,14 +333,14 @@ def test_the_page_says_the_numbers_of_the_result(result, html_of):
     seen = Page(html_of(result))
     mlp, convnet = result["networks"]
     summary = mlp["edits"]["paper"]["summary"]
-    before = page.percent(page.mean(mlp["accuracy"]["per_digit"]))
-    assert f"correctly {page.percent(summary['target_mean'])} of the time instead of {before}" in seen.text
-    assert f"lose {page.points(summary['others_fall'])} points" in seen.text
+    before = numbers.percent(numbers.mean(mlp["accuracy"]["per_digit"]))
+    assert f"correctly {numbers.percent(summary['target_mean'])} of the time instead of {before}" in seen.text
+    assert f"lose {numbers.points(summary['others_fall'])} points" in seen.text
     for network in (mlp, convnet):
         for digit, row in enumerate(network["edits"]["paper"]["accuracy"]):
-            assert [str(digit), *map(page.percent, row)] in seen.rows
+            assert [str(digit), *map(numbers.percent, row)] in seen.rows
         for way in network["edits"]:
-            probe = page.percent(page.mean(network["edits"][way]["probe"]))
+            probe = numbers.percent(numbers.mean(network["edits"][way]["probe"]))
             assert [digits.EDITS[way], "2.6\u00a0%", "7.4\u00a0%", "1.6", "11.1", probe] in seen.rows
     assert "lashley demo --out here" in seen.text and "seed 7" in seen.text
 

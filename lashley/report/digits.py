@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lashley.report import figures, page
+from lashley.report import figures, numbers, page
 from lashley.report.page import Picture
 
 __all__ = ["pictures", "values", "write"]
@@ -57,7 +57,7 @@ def values(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pictures(network: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterator[Picture]:
     key, name, summary = network["key"], network["name"], network["edits"]["paper"]["summary"]
-    title = page.sentence(name)
+    title = numbers.sentence(name)
     after = 100 * np.array(network["edits"]["paper"]["accuracy"])
     before = 100 * np.array(network["accuracy"]["per_digit"])
     others = [np.delete(row, digit).mean() for digit, row in enumerate(after)]
@@ -75,8 +75,9 @@ def _pictures(network: Mapping[str, Any], settings: Mapping[str, Any]) -> Iterat
             row_gaps=[0],
             column_gaps=[9],
         ),
-        f"Heat map of the {name}: accuracy per digit (columns) after each digit was taken out (rows). The diagonal is "
-        f"{page.percent(summary['target_mean'])} on average, the rest {page.percent(float(np.mean(others)) / 100)}.",
+        f"Heat map of the {name}: accuracy per digit (columns) after each digit was taken out (rows). The diagonal "
+        f"is {numbers.percent(summary['target_mean'])} on average, "
+        f"the rest {numbers.percent(float(np.mean(others)) / 100)}.",
     )
     yield Picture(
         f"{key}-answers",

@@ -23,13 +23,31 @@ from numpy.typing import ArrayLike, NDArray
 
 from lashley.errors import DataError
 
-__all__ = ["BLUE", "GREY", "ORANGE", "bars", "curves", "heat_map", "path", "png", "save", "thumbnail"]
+__all__ = [
+    "BLUE",
+    "GREY",
+    "INK",
+    "ORANGE",
+    "STYLE",
+    "bars",
+    "canvas",
+    "curves",
+    "finish",
+    "fronts",
+    "heat_map",
+    "path",
+    "png",
+    "save",
+    "shades",
+    "svg",
+    "thumbnail",
+]
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#6b7280"
 INK = "#1f2937"
 DPI = 200
 
-_STYLE: Any = {  # typed loosely: matplotlib knows its keys as literals
+STYLE: Any = {  # typed loosely: matplotlib knows its keys as literals
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
     "font.size": 9.0,
     "text.color": INK,
@@ -84,9 +102,9 @@ def heat_map(
         )
     x, y = _positions(len(columns), column_gaps), _positions(len(rows), row_gaps)
     norm, colour_map = _scale(values, low, high), matplotlib.colormaps[colours]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         labels = 0.075 * max(map(len, rows)) + (0.3 if row_label else 0.0)  # inches that the row labels take
-        figure, axes = _canvas(cell[0] * (x[-1] + 1) + labels + 0.15, cell[1] * (y[-1] + 1) + 0.85)
+        figure, axes = canvas(cell[0] * (x[-1] + 1) + labels + 0.15, cell[1] * (y[-1] + 1) + 0.85)
         for i, top in enumerate(y):
             for j, left in enumerate(x):
                 if np.isnan(values[i, j]):
@@ -137,8 +155,8 @@ def curves(
         DataError: a line has not as many points as ``x``.
     """
     points = np.asarray(x, dtype=float)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(*size)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = canvas(*size)
         ends = {}
         for (label, line), colour in zip(lines.items(), colours, strict=False):
             values = np.asarray(line, dtype=float)
@@ -160,11 +178,11 @@ def curves(
                 va="center", color=ends[label][1], fontweight="bold", annotation_clip=False,
             )  # fmt: skip
         axes.margins(x=0.02)
-        _finish(axes, title, x_label, y_label)
+        finish(axes, title, x_label, y_label)
     return figure
 
 
-def _finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
+def finish(axes: Any, title: str, x_label: str, y_label: str) -> None:
     """Faint lines across, labels, and no frame but the ground line."""
     axes.grid(axis="y", color="#e5e7eb", lw=0.8)
     axes.set_axisbelow(True)
@@ -201,8 +219,8 @@ def path(
     """
     if not len(x) == len(y) == len(labels):
         raise DataError(f"Expected as many x as y and labels, got {len(x)}, {len(y)} and {len(labels)}.")
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(*size)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = canvas(*size)
         axes.plot(x, y, color=BLUE, lw=1.6, marker="o", ms=5, zorder=2)
         for number, (left, height, label) in enumerate(zip(x, y, labels, strict=True)):
             chosen = number == marked
@@ -221,7 +239,7 @@ def path(
         axes.set_xscale("log")
         axes.set_ylim(0, 1.06)
         axes.margins(x=0.08)
-        _finish(axes, title, x_label, y_label)
+        finish(axes, title, x_label, y_label)
     return figure
 
 
@@ -250,8 +268,8 @@ def bars(
     if missing := sorted({part for parts in rows.values() for part in parts} - set(colours)):
         raise DataError(f"Expected a colour for every part, got none for {missing}.")
     y = _positions(len(rows), row_gaps, width=0.5)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(width, 0.26 * (y[-1] + 1) + 1.35)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = canvas(width, 0.26 * (y[-1] + 1) + 1.35)
         totals = [sum(parts.values()) for parts in rows.values()]
         for top, parts, total in zip(y, rows.values(), totals, strict=True):
             left = 0.0
@@ -298,8 +316,8 @@ def shades(
         low, high: values of the two ends of the colour map; None takes the smallest and largest value.
     """
     values = np.asarray(matrix, dtype=float)
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _canvas(*size)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = canvas(*size)
         image = axes.imshow(values, cmap=colours, norm=_scale(values, low, high), interpolation="nearest")
         axes.set_xticks(range(0, values.shape[1], every))
         axes.set_yticks(range(0, values.shape[0], every))
@@ -344,7 +362,7 @@ def fronts(
     """
     if missing := sorted({line for lines in panels.values() for line in lines} - set(styles)):
         raise DataError(f"Expected a style for every line, got none for {missing}.")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width * len(panels) + 0.6, 4.0), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
@@ -392,8 +410,16 @@ def thumbnail(pixels: ArrayLike) -> bytes:
 def png(figure: Figure, dpi: int = DPI) -> bytes:
     """The figure as the bytes of a PNG, the same for the same figure (no date or version inside)."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as the bytes of an SVG with its letters drawn, the same for the same figure (no date inside)."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": "lashley", "svg.fonttype": "path"}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return buffer.getvalue()
 
 
@@ -404,7 +430,8 @@ def save(figure: Figure, path: str | Path, dpi: int = DPI) -> Path:
     return path
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty figure of this size in inches, and the axes in it."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()

@@ -1,13 +1,12 @@
 """One HTML file around a study's figures: every image inside it, nothing loaded from anywhere.
 
 Templates lie in ``templates/``; ``page.html`` is the frame (typography, figure and table macros) that a study's own
-template extends. Numbers are formatted here and nowhere else, so that a page and its tables agree.
+template extends.
 """
 
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from lashley.report import figures
+from lashley.report import figures, numbers
 
 __all__ = ["Picture", "render", "write"]
 
@@ -86,56 +85,16 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "seconds": seconds,
-        "mean": mean,
-        "cosine": cosine,
-        "number": number,
-        "sentence": sentence,
+        "percent": numbers.percent,
+        "points": numbers.points,
+        "seconds": numbers.seconds,
+        "mean": numbers.mean,
+        "cosine": numbers.cosine,
+        "number": numbers.number,
+        "sentence": numbers.sentence,
         "thumbnail": lambda pixels: _uri(figures.thumbnail(pixels)),
     }
     return environment
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """A share in [0, 1]: 0.0259 -> "2.6 %", with a space that does not break."""
-    return f"{_unsigned_zero(100 * share, digits):.{digits}f}\u00a0%"
-
-
-def points(difference: float, digits: int = 1) -> str:
-    """A difference of shares in percentage points: 0.0155 -> "1.6"."""
-    return f"{_unsigned_zero(100 * difference, digits):.{digits}f}".replace("-", "\u2212")
-
-
-def seconds(value: float) -> str:
-    """A duration: 0.0321 -> "0.03 s", 12.3 -> "12.3 s"."""
-    return f"{value:.{2 if value < 1 else 1}f}\u00a0s"
-
-
-def number(value: float | None) -> str:
-    """A measure of any size: 0.98312 -> "0.983", 0.00042 -> "0.00042", None -> nothing."""
-    if value is None:
-        return ""
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
-
-
-def cosine(value: float) -> str:
-    """A number in [-1, 1]: -0.123 -> "−0.12"."""
-    return f"{_unsigned_zero(value, 2):.2f}".replace("-", "\u2212")
-
-
-def sentence(text: str) -> str:
-    """The text as the first of a sentence: "conv net" -> "Conv net", "MLP" as it is."""
-    return text[:1].upper() + text[1:]
-
-
-def mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
-def _unsigned_zero(value: float, digits: int) -> float:
-    return value if round(value, digits) else 0.0
 
 
 def _uri(png: bytes) -> str:

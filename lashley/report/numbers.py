@@ -1,0 +1,101 @@
+"""Numbers as a reader meets them: formatted here and nowhere else, so that a page, its tables and figures agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["MINUS", "Scale", "cosine", "mean", "number", "percent", "points", "scale_of", "seconds", "sentence"]
+
+MINUS = "\u2212"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share in [0, 1]: 0.0259 -> "2.6 %", with a space that does not break."""
+    return f"{_unsigned_zero(100 * share, digits):.{digits}f}\u00a0%"
+
+
+def points(difference: float, digits: int = 1) -> str:
+    """A difference of shares in percentage points: 0.0155 -> "1.6"."""
+    return f"{_unsigned_zero(100 * difference, digits):.{digits}f}".replace("-", "\u2212")
+
+
+def seconds(value: float) -> str:
+    """A duration: 0.0321 -> "0.03 s", 12.3 -> "12.3 s"."""
+    return f"{value:.{2 if value < 1 else 1}f}\u00a0s"
+
+
+def number(value: float | None) -> str:
+    """A measure of any size: 0.98312 -> "0.983", 0.00042 -> "0.00042", None -> nothing."""
+    if value is None:
+        return ""
+    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+
+
+def cosine(value: float) -> str:
+    """A number in [-1, 1]: -0.123 -> "−0.12"."""
+    return f"{_unsigned_zero(value, 2):.2f}".replace("-", "\u2212")
+
+
+def sentence(text: str) -> str:
+    """The text as the first of a sentence: "conv net" -> "Conv net", "MLP" as it is."""
+    return text[:1].upper() + text[1:]
+
+
+def mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _unsigned_zero(value: float, digits: int) -> float:
+    return value if round(value, digits) else 0.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How the numbers of a column or an axis are written: alike, without their unit.
+
+    Attributes:
+        factor: what a value is multiplied by.
+        digits: after the point.
+        unit: what stands in the head: "%".
+    """
+
+    factor: float
+    digits: int
+    unit: str
+
+    def text(self, value: float) -> str:
+        """The number, with more digits where it would have fewer than two of its own: 0.00042 among 0.983."""
+        scaled = self.factor * value
+        if scaled and self.digits and abs(scaled) < 10.0 ** (1 - self.digits):
+            return f"{scaled:.2g}".replace("-", MINUS)
+        return self.brief(value)
+
+    def brief(self, value: float) -> str:
+        """The number with so many digits and no more: 0.000."""
+        return f"{_unsigned_zero(self.factor * value, self.digits):.{self.digits}f}".replace("-", MINUS)
+
+    def interval(self, low: float, high: float) -> str:
+        """Both ends: "1.0-5.0" with a dash, or "−1.0 to 5.0" where that could be misread."""
+        ends = self.text(low), self.text(high)
+        return (" to " if low < 0 or "e" in "".join(ends) else "\N{EN DASH}").join(ends)
+
+
+_BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+
+
+def scale_of(unit: str | None, values: Sequence[float]) -> Scale:
+    """The scale for these values of a unit of `lashley.result.Column`."""
+    largest = max(map(abs, values), default=0.0)
+    if unit == "share":
+        return Scale(100.0, 1 if largest >= 0.01 or not largest else 2, "%")
+    if unit == "points":
+        return Scale(100.0, 1 if largest >= 0.1 or not largest else 2, "points")
+    if unit == "bytes":
+        size, name = next(((size, name) for size, name in _BYTES if largest >= size), _BYTES[-1])
+        return Scale(1 / size, 0 if name == "B" else 1, name)
+    if all(float(value).is_integer() for value in values):
+        return Scale(1.0, 0, "s" if unit == "seconds" else "")
+    digits = next((digits for bound, digits in ((1000, 0), (100, 1), (10, 2)) if largest >= bound), 3)
+    return Scale(1.0, min(digits, 2) if unit == "seconds" else digits, "s" if unit == "seconds" else "")
