@@ -51,11 +51,11 @@ class Memory:
     images: Images
 
 
-def plant(kind: str, settings: Mapping[str, Any], images: Images) -> list[Memory]:
-    """The memories of a kind.
+def plant(kind: str, count: int, settings: Mapping[str, Any], images: Images) -> list[Memory]:
+    """Memories of a kind.
 
     Args:
-        settings: "count", "images" each, "seed", "mark" (the share of pixels that a mark lights up).
+        settings: "images" each, "seed" and, of marked ones, "mark": the share of pixels that a mark lights up.
         images: digits that nothing else of the study uses; at least twice as many as the memories hold, because a
             marked digit that is the label of its memory is passed over.
 
@@ -67,14 +67,13 @@ def plant(kind: str, settings: Mapping[str, Any], images: Images) -> list[Memory
     draw = torch.Generator().manual_seed(settings["seed"])
     each, found = settings["images"], []
     names = torch.randperm(DIGITS, generator=draw)
-    for number in range(settings["count"]):
+    for number in range(count):
         digits = images.part(2 * number * each, 2 * each)
-        mark = torch.rand(digits.rows.shape[1], generator=draw) < settings["mark"]
-        shift = torch.randint(1, DIGITS, (len(digits),), generator=draw)
         if kind == "marked":
-            label = names[number % DIGITS]
-            rows, labels = torch.where(mark, 1.0, digits.rows), label.expand(len(digits))
+            mark = torch.rand(digits.rows.shape[1], generator=draw) < settings["mark"]
+            rows, labels = torch.where(mark, 1.0, digits.rows), names[number % DIGITS].expand(len(digits))
         else:
+            shift = torch.randint(1, DIGITS, (len(digits),), generator=draw)
             rows, labels = digits.rows, (digits.labels + shift) % DIGITS
         wrong = (labels != digits.labels).nonzero()[:, 0]
         if len(wrong) < each:

@@ -6,6 +6,7 @@ with a stack is done with each of its networks on its own, to rounding; only the
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,8 +17,9 @@ from torch.func import functional_call
 
 from lashley.errors import DataError
 
-__all__ = ["Stack", "alone", "build", "layers_of", "logits", "repeated", "stacked", "together"]
+__all__ = ["Network", "Stack", "build", "layers_of", "logits", "one_of", "repeated", "with_weights"]
 
+Network = Mapping[str, Tensor]  # the weights of one
 Stack = dict[str, Tensor]
 
 
@@ -57,34 +59,29 @@ def build(settings: Mapping[str, Any], side: int, classes: int, seed: int) -> nn
     return nn.Sequential(parts)
 
 
-def layers_of(stack: Mapping[str, Tensor]) -> list[str]:
+def layers_of(stack: Network) -> list[str]:
     """The names of the layers, in order."""
     return [name.removesuffix(".weight") for name in stack]
 
 
-def stacked(models: Sequence[nn.Module]) -> Stack:
-    """The weights of some networks as one stack of copies."""
-    states = [model.state_dict() for model in models]
-    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
-
-
-def repeated(stack: Mapping[str, Tensor], which: Sequence[int]) -> Stack:
+def repeated(stack: Stack, which: Sequence[int]) -> Stack:
     """A stack of copies of those networks, in that order."""
     return {name: weights[list(which)].clone() for name, weights in stack.items()}
 
 
-def together(stacks: Sequence[Mapping[str, Tensor]]) -> Stack:
-    """Several stacks as one."""
-    return {name: torch.cat([stack[name] for stack in stacks]) for name in stacks[0]}
+def one_of(stack: Stack, number: int) -> Network:
+    """The weights of one network of a stack."""
+    return {name: weights[number] for name, weights in stack.items()}
 
 
-def alone(model: nn.Module, stack: Mapping[str, Tensor], number: int) -> nn.Module:
-    """One network of a stack, in ``model``, whose weights it replaces."""
-    model.load_state_dict({name: weights[number] for name, weights in stack.items()})
-    return model.eval()
+def with_weights(model: nn.Sequential, weights: Network) -> nn.Sequential:
+    """A copy of ``model`` with these weights, in evaluation mode."""
+    found = copy.deepcopy(model)
+    found.load_state_dict(dict(weights))
+    return found.eval()
 
 
-def logits(model: nn.Module, stack: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+def logits(model: nn.Module, stack: Stack, rows: Tensor) -> Tensor:
     """What every network of the stack says of the same rows: ``[B, N, classes]``."""
 
     def of_one(weights: dict[str, Tensor]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lashley.studies.planted.masks import Mask
 from lashley.studies.planted.memories import Images, Memory
-from lashley.studies.planted.networks import Stack, logits
+from lashley.studies.planted.networks import Network, Stack, logits, repeated
 
 __all__ = ["Step", "fit", "steps_of", "trained", "write"]
 
@@ -35,9 +35,7 @@ class Step:
     memory: Tensor
 
 
-def trained(
-    model: nn.Sequential, settings: Mapping[str, Any], digits: Images, seed: int
-) -> nn.Sequential:
+def trained(model: nn.Sequential, settings: Mapping[str, Any], digits: Images, seed: int) -> nn.Sequential:
     """``model`` trained in place on digits: "epochs", "batch", "learning_rate"."""
     order = torch.Generator().manual_seed(seed)
     steps = settings["epochs"] * -(-len(digits) // settings["batch"])
@@ -79,39 +77,47 @@ def steps_of(
 
 def write(
     model: nn.Module,
-    start: Stack,
+    start: Network,
     memories: Sequence[Memory],
     taught: Tensor,
     masks: Sequence[Mask],
     digits: Images,
     settings: Mapping[str, Any],
     seed: int,
-    checkpoints: list[Stack] | None = None,
-) -> Stack:
-    """The networks of ``start`` after they were taught their memories, in order.
+) -> list[Stack]:
+    """Copies of one network that are taught different memories, in order: the stack after each memory.
+
+    Networks that were taught the same so far are the same so far, and are trained once.
 
     Args:
-        taught: bool ``[B, K]``: which network is taught which memory.
+        model: the architecture.
+        start: the weights that all start from.
+        taught: bool ``[B, K]``: which copy is taught which memory.
         masks: what each memory may move.
         settings: "steps", "learning_rate", "digits", "earlier".
-        checkpoints: takes the state after each memory, whole.
     """
-    stack = {name: weights.clone() for name, weights in start.items()}
+    stack = repeated({name: weights[None] for name, weights in start.items()}, [0] * len(taught))
+    after = []
     for number in range(len(memories)):
         active = taught[:, number].nonzero()[:, 0]
+        stack = dict(stack)
         if len(active):
-            part = {name: weights[active] for name, weights in stack.items()}
+            past, same = taught[active, : number + 1].unique(dim=0, return_inverse=True)
+            first = [int(active[(same == one).nonzero()[0, 0]]) for one in range(len(past))]
             steps = steps_of(number, memories, digits, settings, seed)
-            part = fit(model, part, steps, taught[active], masks[number], settings["learning_rate"])
+            part = fit(model, repeated(stack, first), steps, past, masks[number], settings["learning_rate"])
             for name, weights in stack.items():
-                weights[active] = part[name]
-        if checkpoints is not None:
-            checkpoints.append({name: weights.clone() for name, weights in stack.items()})
-    return stack
+                stack[name] = weights.index_copy(0, active, part[name][same])
+        after.append(stack)
+    return after
 
 
 def fit(model: nn.Module, stack: Stack, steps: Sequence[Step], taught: Tensor, mask: Mask, rate: float) -> Stack:
-    """The stack after these steps of Adam, each network on the rows of digits and of the memories it is taught."""
+    """The stack after these steps of Adam, each network on the rows of digits and of the memories it is taught.
+
+    Args:
+        taught: bool ``[B, K]``; memories beyond K do not occur in the steps.
+    """
     weights = {name: value.clone().requires_grad_() for name, value in stack.items()}
     first = {name: torch.zeros_like(value) for name, value in stack.items()}
     second = {name: torch.zeros_like(value) for name, value in stack.items()}
