@@ -167,8 +167,8 @@ def sample(seed: int = 0, **changes) -> Result:
         "title": "Closed forms beside the network that never learned the class",
         "summary": "Can a formula make a network as if it had never learned one of its classes? Twelve edits were "
         "measured against a network that was trained without it. An edit is good where its numbers are those of that "
-        "network: erasing more is as wrong as erasing less.\n\nNone of them is. The sharpened filter comes nearest in what the "
-        "network answers, and every edit leaves more in the features than retraining does. One architecture, one seed.",
+        "network: erasing more is as wrong as erasing less.\n\nNone of them is. The sharpened filter comes nearest in "
+        "what the network answers, and every edit leaves more in the features than retraining does. One architecture.",
         "tables": [table, small],
         "charts": charts,
         "provenance": made_by(

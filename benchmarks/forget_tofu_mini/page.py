@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks.pages import fill
 from lashley.report import figures
 
 HERE = Path(__file__).parent
@@ -91,12 +91,8 @@ def pictures(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The page that lies beside the result."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,  # Markdown, and every value is ours
-    )  # fmt: skip
     marks = {"number": _number, "at": _at}
-    environment.filters |= {
+    filters = {
         "task_name": "task {}".format,
         "times": lambda x: NONE if x is None else f"{x:.1f}",
     }
@@ -104,8 +100,10 @@ def markdown(result: Mapping[str, Any]) -> str:
     shown = [("alpha", level) for level in levels] + [("kl", level) for level in levels]
     shown += [(key, levels[0]) for key in ("retain", "forget_exact", "restored")]
     words = {"alpha": "α", "kl": "KL", "retain": "others", "forget_exact": "exact"}
-    return environment.get_template("results.md.jinja").render(
+    return fill(
+        HERE,
         result,
+        filters,
         **marks,
         levels=levels,
         columns=[f"{words.get(key, key)} at {level.removeprefix('0')}" for key, level in shown],

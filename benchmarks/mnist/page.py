@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from benchmarks.pages import fill
 from lashley.report import figures
 
 HERE = Path(__file__).parent
@@ -92,16 +92,13 @@ def pictures(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The page that lies beside the result."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,  # Markdown, and every value is ours
-    )  # fmt: skip
     marks = {"share": _share, "points": _points, "met": _met}
-    environment.filters |= marks
     *_, own, falls = _per_digit(result)
     edits = sorted(result["over_seeds"]["edits"].items(), key=lambda item: [*WHAT, item[0]].index(item[0]))
-    return environment.get_template("results.md.jinja").render(
+    return fill(
+        HERE,
         result,
+        marks,
         **marks,
         digits=DIGITS,
         what=WHAT,

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
+from benchmarks.pages import fill
 from lashley.report import figures
 
 HERE = Path(__file__).parent
@@ -75,12 +74,8 @@ def _parts(case: Mapping[str, Any]) -> dict[str, float]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The page that lies beside the result."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,  # Markdown, and every value is ours
-    )  # fmt: skip
-    environment.filters |= {"mib": _mib, "tiny": "{:.1e}".format, "two": "{:.2f}".format, "one": "{:.1f}".format}
-    return environment.get_template("results.md.jinja").render(result, targets=_targets(result))
+    filters = {"mib": _mib, "tiny": "{:.1e}".format, "two": "{:.2f}".format, "one": "{:.1f}".format}
+    return fill(HERE, result, filters, targets=_targets(result))
 
 
 def _targets(result: Mapping[str, Any]) -> list[tuple[str, str, str, str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from benchmarks.pages import fill
 
 HERE = Path(__file__).parent
 
@@ -20,12 +20,8 @@ def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The page that lies beside the result."""
-    environment = Environment(
-        loader=FileSystemLoader(HERE), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,  # Markdown, and every value is ours
-    )  # fmt: skip
-    environment.filters |= {
+    filters = {
         "gb": lambda count: f"{count / 1e9:.2f} GB",
         "gib": lambda count: f"{count / 2**30:.2f} GiB",
     }
-    return environment.get_template("results.md.jinja").render(result)
+    return fill(HERE, result, filters)

@@ -24,7 +24,7 @@ from lashley.errors import LashleyError, LashleyWarning
 
 __all__ = ["main"]
 
-VERBS = ("demo", "layers", "data", "record", "merge", "engram", "edit", "compare", "forget", "export")
+VERBS = ("demo", "layers", "data", "record", "merge", "engram", "edit", "compare", "forget", "export", "report")
 
 EPILOG = """\
 a first tour:

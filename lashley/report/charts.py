@@ -82,7 +82,9 @@ def describe(chart: Chart) -> str:
             ends = [scale.text(end) for end in (min(y for _, y in points), max(y for _, y in points))]
             parts.append(f"{series.name} {' to '.join(dict.fromkeys(ends))}")
         else:
-            parts.append(f"{series.name} from {scale.text(points[0][1])} to {scale.text(points[-1][1])}")
+            parts.append(
+                f"{series.name} {' to '.join(dict.fromkeys(scale.text(y) for _, y in (points[0], points[-1])))}"
+            )
     by = " by ".join(name for name in reversed(axes) if name)
     unit = f" in {scale.unit}" if scale.unit else ""
     return f"{drawn}: {chart.title}{f' ({by})' if by else ''}. Values{unit}: {'; '.join(parts)}."
@@ -146,6 +148,7 @@ def _bars(chart: Chart, axes: Axes) -> None:
 def _heat(chart: Chart) -> Figure:
     rows, columns = [series.name for series in chart.series], [str(x) for x in chart.series[0].x]
     scale = _scale(chart)
+    cell = Scale(1.0, min(scale.digits, 2 if scale.factor == 1 else 1), "")  # there is no room for more
     values = np.array([_floats(series.y) for series in chart.series]) * scale.factor
     low, high = (scale.factor * end for end in chart.y_range) if chart.y_range else _ends(values)
     look: dict[str, Any] = {"colours": "RdBu_r" if low < 0 < high else "Blues", "low": low, "high": high}
@@ -158,7 +161,7 @@ def _heat(chart: Chart) -> Figure:
     turned = longest > 0.62  # labels that would run into each other stand upright
     figure = figures.heat_map(
         values, rows, columns, row_label=down, column_label=", ".join(filter(None, (across, scale.unit))),
-        text=Scale(1.0, min(scale.digits, 2 if scale.factor == 1 else 1), "").brief, cell=(0.46 if turned else longest, 0.32), **look,
+        text=cell.brief, cell=(0.46 if turned else longest, 0.32), **look,
     )  # fmt: skip
     if turned:
         with matplotlib.rc_context(figures.STYLE):

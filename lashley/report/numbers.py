@@ -66,9 +66,9 @@ class Scale:
     unit: str
 
     def text(self, value: float) -> str:
-        """The number, with more digits where it would have fewer than two of its own: 0.00042 among 0.983."""
+        """The number, with more digits where it would have fewer than two: 0.00042 among 0.983; shares stay short."""
         scaled = self.factor * value
-        if scaled and self.digits and abs(scaled) < 10.0 ** (1 - self.digits):
+        if scaled and self.digits and self.factor != 100 and abs(scaled) < 10.0 ** (1 - self.digits):
             return f"{scaled:.2g}".replace("-", MINUS)
         return self.brief(value)
 

@@ -63,9 +63,10 @@ def write(folder: str | Path, template: str, pictures: Sequence[Picture], **valu
     return page
 
 
-def render(template: str, pictures: Sequence[Picture], **values: Any) -> str:
-    """The page as a text, without writing anything."""
-    return _fill(template, pictures, {picture.name: figures.png(picture.figure) for picture in pictures}, values)
+def render(template: str, pictures: Sequence[Picture], *, vector: bool = False, **values: Any) -> str:
+    """The page as a text, without writing anything; its figures are pixels, or ``vector`` graphics."""
+    drawn = {picture.name: (figures.svg if vector else figures.png)(picture.figure) for picture in pictures}
+    return _fill(template, pictures, drawn, values)
 
 
 def _fill(template: str, pictures: Sequence[Picture], drawn: dict[str, bytes], values: dict[str, Any]) -> str:
@@ -97,5 +98,6 @@ def _environment() -> Environment:
     return environment
 
 
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def _uri(image: bytes) -> str:
+    kind = "png" if image.startswith(b"\x89PNG") else "svg+xml"
+    return f"data:image/{kind};base64," + base64.b64encode(image).decode("ascii")
