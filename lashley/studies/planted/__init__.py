@@ -145,7 +145,7 @@ class Bench:
         measured = {
             "learned": lambda: [learned(one, self.data.held_out) for one in subjects.values()],
             "localised": lambda: [localised(one, way == MASKED, seed) for seed, one in subjects.items()],
-            "damaged": lambda: [damaged(one, seed) for seed, one in subjects.items()],
+            "damaged": lambda: [damaged(one) for one in subjects.values()],
             "compared": lambda: compared(
                 subject, self.subsets, trained_without, ceilings, self.data.held_out, self.config["alphas"], first
             ),

@@ -27,7 +27,6 @@ __all__ = [
 ANOTHER_ORDER, ANOTHER_NETWORK = "never taught, in another order", "never taught, another network"
 UNTOUCHED, OTHER, BACK = "untouched", "paper, of other memories", "writing taken back"
 RANDOM = {"random, as large as paper": "paper", "random, as large as paper of the change": "paper, of the change"}
-SETS = ("forgotten", "kept", "digits")
 
 
 def subsets_of(settings: Mapping[str, Any], count: int) -> list[list[int]]:
@@ -77,19 +76,16 @@ def compared(
         )
         networks = {UNTOUCHED: subject.weights, CONTROL: one_of(controls, place)}
         networks |= {name: one_of(stack, place) for name, stack in ceilings.items()}
-        rows = {name: _at(judge({key: value[None] for key, value in net.items()}), 0) for name, net in networks.items()}
+        rows: dict[str, dict[str, Any]] = {
+            name: _at(judge({key: value[None] for key, value in net.items()}), 0) for name, net in networks.items()
+        }
         every = directions(subject, out)
         back = every.pop(BACK)
         for name, direction in every.items():
             points = judge(edited(subject.weights, direction, alphas))
-            best = max(range(len(alphas)), key=lambda n: sum(points[f"agree {part}"][n] for part in SETS))
             taken = chosen(points["right forgotten"], 1 / DIGITS)
-            rows[name] = {
-                **_at(points, taken),
-                "alpha": alphas[taken],
-                "reached": points["right forgotten"][taken] <= 1 / DIGITS,
-                "hindsight": {**_at(points, best), "alpha": alphas[best]},
-            }
+            reached = points["right forgotten"][taken] <= 1 / DIGITS
+            rows[name] = {**_at(points, taken), "alpha": alphas[taken], "reached": reached, "curve": points["agree"]}
         others = [subject.memories[n].name for n in another(out, len(subject.memories), draw)]
         controls_of = {name: (like(every[model], draw), rows[model]["alpha"]) for name, model in RANDOM.items()}
         controls_of[OTHER] = (subject.direction(others), rows["paper"]["alpha"])

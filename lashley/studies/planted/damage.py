@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from lashley import Engram
 from lashley.studies.planted.edits import edited
-from lashley.studies.planted.localising import localisers
 from lashley.studies.planted.networks import Network, Stack, logits
 from lashley.studies.planted.subject import Subject
 
@@ -37,28 +36,23 @@ def _response(matrix: Tensor, square: Tensor) -> float:
     return torch.einsum("od,de,oe->", wide, square, wide).item()
 
 
-def damaged(subject: Subject, seed: int) -> list[dict[str, Any]]:
-    """For each memory, lists over layers: "predicted" by name, and "measured".
+def damaged(subject: Subject) -> list[dict[str, Any]]:
+    """For each memory, lists over layers: its "response share", and what was measured.
 
     Measured by `MEASURED`: the loss of the taught labels (rise of the mean cross-entropy on the memory's images, nats),
     and "... right", the share of taught labels that is lost.
     """
     found = []
+    total = {name: value - subject.base[name] for name, value in subject.weights.items()}
     for number, memory in enumerate(subject.memories):
-        engram = subject.engram(memory.name)
-        scores = localisers(subject, number, seed)
-        shares = response_shares(subject, engram, memory.name)
-        predicted = {name: list(of.layers.values()) for name, of in scores.items()}
-        predicted["response share"] = [shares[layer] for layer in subject.layers]
-        whole = subject.direction(memory.name)
-        total = {name: value - subject.base[name] for name, value in subject.weights.items()}
+        shares = response_shares(subject, subject.engram(memory.name), memory.name)
+        rows = {"response share": [shares[layer] for layer in subject.layers]}
         before, right = _loss(subject, {name: value[None] for name, value in subject.weights.items()}, number)
-        measured: dict[str, list[float]] = {}
-        for name, direction in (("ablated", whole), ("put back", total)):
+        for name, direction in (("ablated", subject.direction(memory.name)), ("put back", total)):
             loss, after = _loss(subject, _layer_by_layer(subject.weights, direction), number)
-            measured[name] = (loss - before).tolist()
-            measured[f"{name} right"] = (right - after).tolist()
-        found.append({"predicted": predicted, "measured": measured})
+            rows[name] = (loss - before).tolist()
+            rows[f"{name} right"] = (right - after).tolist()
+        found.append(rows)
     return found
 
 

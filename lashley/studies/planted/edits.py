@@ -76,7 +76,8 @@ class Judge:
 
     def __call__(self, stack: Stack) -> dict[str, list[float]]:
         """Of every network: "agree" (share of same answers as the control's), "kl" (divergence of the control's answers
-        from this network's, nats) and "right" (share of taught labels) on each set of images.
+        from this network's, nats) and "right" (share of taught labels) on each set of images; "agree" alone is the mean
+        over the three sets.
         """
         found: dict[str, list[float]] = {}
         for name, said in self._said(stack).items():
@@ -84,7 +85,8 @@ class Judge:
             found[f"agree {name}"] = (said.argmax(-1) == theirs.argmax(-1)).float().mean(1).tolist()
             found[f"kl {name}"] = (theirs.exp() * (theirs - said)).sum(-1).mean(1).tolist()
             found[f"right {name}"] = (said.argmax(-1) == self._labels[name]).float().mean(1).tolist()
-        return found
+        sets = [found[f"agree {name}"] for name in self._labels]
+        return {**found, "agree": [sum(of_one) / len(sets) for of_one in zip(*sets, strict=True)]}
 
     @torch.no_grad()
     def _said(self, stack: Stack) -> dict[str, Tensor]:

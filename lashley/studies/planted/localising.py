@@ -124,13 +124,15 @@ def along_layers(scores: Scores, change: Scores) -> float | None:
 
 
 def localised(subject: Subject, masked: bool, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """``{localiser: [what it finds, for each memory]}``; of networks written without masks also "along layers"."""
+    """``{localiser: [what it finds, for each memory]}``, with "of layers", the scores of the layers in order; of networks
+    written without masks also "along layers".
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for number in range(len(subject.memories)):
         every = localisers(subject, number, seed)
         place = subject.masks[number] if masked else most_moved(subject.change(number))
         for name, scores in every.items():
-            row: dict[str, Any] = dict(found_by(scores, place))
+            row: dict[str, Any] = {**found_by(scores, place), "of layers": list(scores.layers.values())}
             if not masked:
                 row["along layers"] = along_layers(scores, every[ORACLE])
             found.setdefault(name, []).append(row)
