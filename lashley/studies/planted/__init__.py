@@ -18,6 +18,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ MASKED = "masked"
 WAYS = (MASKED, "in sequence")
 
 Say = Callable[[str], None]
-Work = str | os.PathLike[str]
+Place = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ def pooled(split: str, start: int, count: int) -> Images:
     return Images(pixels.float().view(-1, 14, 2, 14, 2).mean((2, 4)).flatten(1) / 255, digits.long())
 
 
-def run(config: Mapping[str, Any], work: Work, say: Say = lambda line: None) -> Result:
-    """The study of a config on MNIST.
+def run(config: Mapping[str, Any], work: Place, file: Place, say: Say = lambda line: None) -> Result:
+    """The study of a config on MNIST, written to ``file``.
 
     Args:
         config: as in ``benchmarks/planted/config.json``.
-        work: a folder for what is finished, so that a run that was stopped goes on.
+        work: a folder for finished pieces, so that a run that was stopped goes on; they are deleted in the end.
         say: called with a line of text as each piece ends.
     """
     sizes = config["images"]
@@ -93,22 +94,27 @@ def run(config: Mapping[str, Any], work: Work, say: Say = lambda line: None) -> 
         14,
         "MNIST",
     )
-    return study(config, data, work, say)
-
-
-def study(config: Mapping[str, Any], data: Data, work: Work, say: Say = lambda line: None) -> Result:
-    """The study of a config on any digits; what was kept in ``work`` changes how long it takes and no number."""
-    torch.set_num_threads(config["threads"])
-    pieces = Pieces(work, {"config": config, "data": data.fingerprint}, say)
-    bench = Bench(config, data, pieces)
-    found = {f"{kind}, {way}": bench.setting(kind, way) for kind in config["kinds"] for way in WAYS}
-    seconds = {name: round(value, 1) for name, value in pieces.seconds.items()}
-    provenance = made_by(
-        seeds=config["seeds"], data={data.name: data.fingerprint}, seconds=round(sum(seconds.values()), 1), pieces=seconds
-    )
-    result = tables.result(config, found, provenance)
+    pieces = Pieces(work, {"config": config, "data": data.fingerprint, "code": _code()}, say)
+    result = study(config, data, pieces)
+    result.save(file)
     pieces.forget()
     return result
+
+
+def _code() -> str:
+    """Of this study: pieces that an older version of it left are not used."""
+    return digest(*(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+
+
+def study(config: Mapping[str, Any], data: Data, pieces: Pieces) -> Result:
+    """The study of a config on any digits; what was kept of an earlier run changes no number but the seconds."""
+    torch.set_num_threads(config["threads"])
+    bench = Bench(config, data, pieces)
+    found = {f"{kind}, {way}": bench.setting(kind, way) for kind in config["kinds"] for way in WAYS}
+    provenance = made_by(
+        seeds=config["seeds"], data={data.name: data.fingerprint}, seconds=round(sum(pieces.seconds.values()), 1)
+    )
+    return tables.result(config, found, provenance)
 
 
 class Bench:

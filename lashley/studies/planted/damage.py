@@ -59,7 +59,9 @@ def damaged(subject: Subject) -> list[dict[str, Any]]:
 def _layer_by_layer(weights: Network, direction: Network) -> Stack:
     """A stack with as many networks as layers, each edited in one of them."""
     alone = [
-        edited(weights, {name: value if name == one else torch.zeros_like(value) for name, value in direction.items()}, [1])
+        edited(
+            weights, {name: value if name == one else torch.zeros_like(value) for name, value in direction.items()}, [1]
+        )
         for one in weights
     ]
     return {name: torch.cat([stack[name] for stack in alone]) for name in weights}

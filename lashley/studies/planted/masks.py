@@ -43,7 +43,9 @@ def masks_of(plan: Sequence[Mapping[str, Any]], shapes: Mapping[str, torch.Size]
         for layer in entry["layers"]:
             name = f"{layer}.weight"
             if name not in shapes:
-                raise DataError(f"Expected a mask in a layer of the network, got {layer!r}. It has {', '.join(shapes)}.")
+                raise DataError(
+                    f"Expected a mask in a layer of the network, got {layer!r}. It has {', '.join(shapes)}."
+                )
             chosen = _chosen(entry, shapes[name], draw)
             mask[name] = chosen & ~taken[name]
             taken[name] |= chosen

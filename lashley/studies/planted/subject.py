@@ -94,7 +94,9 @@ class Subject:
             answers = functional_call(self.model, weights, (row[None],))
             return nn.functional.cross_entropy(answers, label[None])
 
-        found: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(dict(self.weights), images.rows, images.labels)
+        found: dict[str, Tensor] = vmap(grad(loss), in_dims=(None, 0, 0))(
+            dict(self.weights), images.rows, images.labels
+        )
         return found
 
     def fisher(self, images: Images) -> dict[str, Tensor]:

@@ -7,10 +7,8 @@ several seeds are drawn together), over subsets where there is one for each subs
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import torch
 
 from lashley.result import Chart, Column, Result, Series, Table
 from lashley.stats import Interval, bootstrap, paired_bootstrap, rank_correlation
@@ -110,7 +108,10 @@ def _learned(found: Found, resamples: int) -> Table:
         rows.append(
             {
                 "setting": name,
-                **{when: _over_memories([one[when] for one in seeds], resamples) for when in ("before", "written", "end")},
+                **{
+                    when: _over_memories([one[when] for one in seeds], resamples)
+                    for when in ("before", "written", "end")
+                },
                 "digits_before": _digits(statistics.mean(one["digits before"] for one in seeds)),
                 "digits": _digits(statistics.mean(one["digits"] for one in seeds)),
             }
@@ -140,7 +141,9 @@ def _masks(config: Mapping[str, Any], found: Found) -> Table:
         rows.append(
             {
                 "memory": f"memory {number}",
-                "shape": {"layer": "whole layer", "rows": "rows", "columns": "columns", "entries": "random entries"}[plan["shape"]],
+                "shape": {"layer": "whole layer", "rows": "rows", "columns": "columns", "entries": "random entries"}[
+                    plan["shape"]
+                ],
                 "layers": ", ".join(plan["layers"]),
                 "weights": size,
                 **{key: _digits(value) for key, value in ends.items()},
@@ -165,7 +168,10 @@ def _masks(config: Mapping[str, Any], found: Found) -> Table:
 
 _QUESTIONS = {
     "entries": ("all weights", "AUROC over all weights of the network: a weight of the place against one outside it."),
-    "inside": ("within layers", "The same within each layer that holds a part of the place but not only it; their mean."),
+    "inside": (
+        "within layers",
+        "The same within each layer that holds a part of the place but not only it; their mean.",
+    ),
     "layers": ("layers", "AUROC over layers: one that holds a part of the place against one that holds none."),
     "along layers": ("along layers", "Rank correlation over layers with how far each moved relative to its weight."),
 }
@@ -246,9 +252,19 @@ def _edits(setting: str, compared: Sequence[Mapping[str, Any]], resamples: int) 
     columns = [
         Column("edit", "network"),
         Column("alpha", "strength", note="Median over subsets."),
-        Column("reached", "down to a guess", unit="share", note="Subsets for which a strength brought the labels to 1 in 10."),
-        Column("agree", "mean", "higher", "share", "Mean of the next three.", "same answer as the network never taught"),
-        *(Column(f"agree_{key}", of, "higher", "share", group="same answer as the network never taught") for key, of in SETS.items()),
+        Column(
+            "reached",
+            "down to a guess",
+            unit="share",
+            note="Subsets for which a strength brought the labels to 1 in 10.",
+        ),
+        Column(
+            "agree", "mean", "higher", "share", "Mean of the next three.", "same answer as the network never taught"
+        ),
+        *(
+            Column(f"agree_{key}", of, "higher", "share", group="same answer as the network never taught")
+            for key, of in SETS.items()
+        ),
         *(Column(f"kl_{key}", of, "lower", note="Nats.", group="divergence from it") for key, of in SETS.items()),
         *(Column(f"right_{key}", of, "target", "share", group="taught labels given") for key, of in SETS.items()),
     ]
@@ -407,7 +423,9 @@ def _damage(found: Found, measured: str, resamples: int) -> Table:
         "layers in the order of the damage, -1 in the opposite order. Damage is the rise of the cross-entropy of the taught "
         "labels on the memory's own images.",
         reference_rows=[ORACLE, SHUFFLED],
-        row_notes={"response share": "the norm of the engram's response to the memory relative to the weight's, from moments"},
+        row_notes={
+            "response share": "the norm of the engram's response to the memory relative to the weight's, from moments"
+        },
     )
 
 
