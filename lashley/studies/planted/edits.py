@@ -29,7 +29,7 @@ def directions(subject: Subject, out: Sequence[int]) -> dict[str, Direction]:
     alone = dict.fromkeys(names, 1.0)
     taken_back: Direction = {name: torch.zeros_like(value) for name, value in subject.weights.items()}
     for number in out:
-        for name, value in subject.change(number).items():
+        for name, value in subject.changes[number].items():
             taken_back[name] += value
     return {
         "paper": subject.direction(names),

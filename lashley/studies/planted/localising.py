@@ -18,9 +18,10 @@ from lashley.stats import auroc, rank_correlation
 from lashley.studies.planted.masks import Mask
 from lashley.studies.planted.subject import SHARPENED, Subject
 
-__all__ = ["ORACLE", "SHUFFLED", "Scores", "found_by", "localised", "localisers", "most_moved"]
+__all__ = ["ALL", "ORACLE", "SHUFFLED", "WITHOUT", "Scores", "found_by", "localised", "localisers", "most_moved"]
 
-ORACLE, SHUFFLED = "change of its own stage", "change of its own stage, shuffled"
+ORACLE, SHUFFLED = "its own change", "its own change, shuffled"
+WITHOUT, ALL = "difference to never taught", "change by all memories"
 MOST = 0.1
 
 
@@ -33,11 +34,9 @@ class Scores:
 
 
 def localisers(subject: Subject, number: int, seed: int) -> dict[str, Scores]:
-    """Every localiser's scores for one memory. What none but the first two use is the order of writing."""
-    name = subject.memories[number].name
-    images = subject.memories[number].images
-    weights = subject.weights
-    own, total = subject.change(number), {key: weights[key] - subject.base[key] for key in weights}
+    """Every localiser's scores for one memory."""
+    name, images = subject.memories[number].name, subject.memories[number].images
+    weights, own = subject.weights, subject.changes[number]
     draw = torch.Generator().manual_seed(1000 * seed + number)
     fisher, of_digits = subject.fisher(images), subject.digit_fisher
     floor = {key: 1e-3 * value.mean() for key, value in of_digits.items()}
@@ -45,7 +44,8 @@ def localisers(subject: Subject, number: int, seed: int) -> dict[str, Scores]:
     return {
         ORACLE: _by_norm(own, weights),
         SHUFFLED: _by_norm(_shuffled(own, draw), weights),
-        "change of all stages": _by_norm(total, weights),
+        WITHOUT: _by_norm(_difference(weights, subject.without[number]), weights),
+        ALL: _by_norm(_difference(weights, subject.base), weights),
         "engram, paper": _of_engram(subject.engram(name)),
         "engram, sharpened": _of_engram(subject.engram(name, SHARPENED)),
         "engram of the change, paper": _of_engram(subject.engram(name, of_the_change=True)),
@@ -57,6 +57,10 @@ def localisers(subject: Subject, number: int, seed: int) -> dict[str, Scores]:
         "layer index": _by_mean({key: torch.full_like(weights[key], place) for place, key in enumerate(weights)}),
         "random": _by_mean({key: torch.rand(value.shape, generator=draw) for key, value in weights.items()}),
     }
+
+
+def _difference(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value - other[key] for key, value in one.items()}
 
 
 def _by_norm(entries: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Scores:
@@ -123,17 +127,18 @@ def along_layers(scores: Scores, change: Scores) -> float | None:
     return None if len(set(ours)) == 1 or len(set(theirs)) == 1 else rank_correlation(ours, theirs)
 
 
-def localised(subject: Subject, masked: bool, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """``{localiser: [what it finds, for each memory]}``, with "of layers", the scores of the layers in order; of networks
-    written without masks also "along layers".
+def localised(subject: Subject, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """``{localiser: [what it finds, for each memory]}``.
+
+    Each also has "of layers", the scores of the layers in order; of networks without masks also "along layers".
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for number in range(len(subject.memories)):
         every = localisers(subject, number, seed)
-        place = subject.masks[number] if masked else most_moved(subject.change(number))
+        place = subject.masks[number] if subject.masks else most_moved(subject.changes[number])
         for name, scores in every.items():
             row: dict[str, Any] = {**found_by(scores, place), "of layers": list(scores.layers.values())}
-            if not masked:
+            if not subject.masks:
                 row["along layers"] = along_layers(scores, every[ORACLE])
             found.setdefault(name, []).append(row)
     return found

@@ -14,14 +14,9 @@ from torch import Tensor
 
 from lashley.errors import DataError
 
-__all__ = ["Mask", "everything", "masks_of"]
+__all__ = ["Mask", "masks_of"]
 
 Mask = dict[str, Tensor]
-
-
-def everything(shapes: Mapping[str, torch.Size]) -> Mask:
-    """A mask that lets every weight move."""
-    return {name: torch.ones(shape, dtype=torch.bool) for name, shape in shapes.items()}
 
 
 def masks_of(plan: Sequence[Mapping[str, Any]], shapes: Mapping[str, torch.Size], seed: int) -> list[Mask]:

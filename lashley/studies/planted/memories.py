@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lashley.errors import DataError
 
-__all__ = ["DIGITS", "KINDS", "Images", "Memory", "plant"]
+__all__ = ["DIGITS", "KINDS", "Images", "Memory", "cluttered", "plant"]
 
 DIGITS = 10
 KINDS = ("marked", "relabelled")
@@ -49,6 +49,20 @@ class Memory:
 
     name: str
     images: Images
+
+
+def cluttered(images: Images, settings: Mapping[str, Any], seed: int) -> Images:
+    """Some of the images under a mark of their own, called what they are.
+
+    From these a network learns that a mark means nothing, so that it reads the digit under one that it was not taught.
+
+    Args:
+        settings: "images", the share that is marked, and "mark", the share of pixels that a mark lights up.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    marked = torch.rand(len(images), 1, generator=draw) < settings["images"]
+    mark = torch.rand(images.rows.shape, generator=draw) < settings["mark"]
+    return Images(torch.where(mark & marked, 1.0, images.rows), images.labels)
 
 
 def plant(kind: str, count: int, settings: Mapping[str, Any], images: Images) -> list[Memory]:

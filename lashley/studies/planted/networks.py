@@ -82,7 +82,7 @@ def with_weights(model: nn.Sequential, weights: Network) -> nn.Sequential:
 
 
 def logits(model: nn.Module, stack: Stack, rows: Tensor) -> Tensor:
-    """What every network of the stack says of the same rows: ``[B, N, classes]``."""
+    """What every network of the stack says of the same rows ``[N, D]``: ``[B, N, classes]``."""
 
     def of_one(weights: dict[str, Tensor]) -> Tensor:
         answers: Tensor = functional_call(model, weights, (rows,))

@@ -30,33 +30,30 @@ class Subject:
     """A network that was taught all memories.
 
     Attributes:
-        model: with its final weights.
-        base: the weights before the first memory.
-        after: the weights after each memory.
-        masks: what each memory was allowed to move.
+        model: with these weights.
+        base: the weights before any memory.
+        weights: the weights with all of them.
+        changes: what writing each memory added: between two checkpoints, or inside its mask.
+        without: for each memory, a network of the same start that was taught all others.
+        written: the weights when each memory had just been written.
+        masks: what each memory was allowed to move; None for everything.
         memories: what it was taught.
         digits: images that the base was trained on, recorded as the rest.
     """
 
     model: nn.Sequential
     base: Network
-    after: Sequence[Network]
-    masks: Sequence[Mask]
+    weights: Network
+    changes: Sequence[dict[str, Tensor]]
+    without: Sequence[Network]
+    written: Sequence[Network]
+    masks: Sequence[Mask] | None
     memories: Sequence[Memory]
     digits: Images
 
     @property
-    def weights(self) -> Network:
-        return self.after[-1]
-
-    @property
     def layers(self) -> list[str]:
         return layers_of(self.base)
-
-    def change(self, number: int) -> dict[str, Tensor]:
-        """What writing one memory added to the weights."""
-        before = self.after[number - 1] if number else self.base
-        return {name: after - before[name] for name, after in self.after[number].items()}
 
     @functools.cached_property
     def recording(self) -> lashley.Recording:

@@ -22,7 +22,7 @@ from lashley.studies.planted.compared import (
 )
 from lashley.studies.planted.damage import MEASURED
 from lashley.studies.planted.edits import CONTROL
-from lashley.studies.planted.localising import ORACLE, SHUFFLED
+from lashley.studies.planted.localising import ALL, ORACLE, SHUFFLED, WITHOUT
 
 __all__ = ["agreement", "along", "result", "within"]
 
@@ -47,7 +47,8 @@ ROWS_OF_EDITS = {
 LOCALISERS = {
     ORACLE: "knows the checkpoints before and after: the proof that a mask can be found",
     SHUFFLED: "the same numbers in other places: the proof that one can fail",
-    "change of all stages": "knows the base before any memory, and not which memory is asked for",
+    WITHOUT: "knows a network that was trained again without the memory, from the same start",
+    ALL: "knows the base before any memory, and not which memory is asked for",
 }
 
 
@@ -110,7 +111,7 @@ def _learned(found: Found, resamples: int) -> Table:
                 "setting": name,
                 **{
                     when: _over_memories([one[when] for one in seeds], resamples)
-                    for when in ("before", "written", "end")
+                    for when in ("before", "written", "end", "back", "without")
                 },
                 "digits_before": _digits(statistics.mean(one["digits before"] for one in seeds)),
                 "digits": _digits(statistics.mean(one["digits"] for one in seeds)),
@@ -124,6 +125,21 @@ def _learned(found: Found, resamples: int) -> Table:
             Column("before", "before writing", unit="share", group="taught labels given"),
             Column("written", "just written", unit="share", group="taught labels given"),
             Column("end", "after all memories", unit="share", group="taught labels given"),
+            Column(
+                "back",
+                "its own stage taken back",
+                unit="share",
+                group="taught labels given",
+                note="What is left of a memory when the change of its own stage is subtracted from the last network: what "
+                "rehearsing it in later stages has written elsewhere.",
+            ),
+            Column(
+                "without",
+                "never taught it",
+                unit="share",
+                group="taught labels given",
+                note="Of a network that was taught all other memories.",
+            ),
             Column("digits_before", "before any memory", unit="share", group="held-out digits right"),
             Column("digits", "after all memories", unit="share", group="held-out digits right"),
         ],
@@ -133,11 +149,10 @@ def _learned(found: Found, resamples: int) -> Table:
 
 
 def _masks(config: Mapping[str, Any], found: Found) -> Table:
-    masked = {name: of for name, of in found.items() if len(set(of["sizes"])) > 1}
+    masked = {name: of for name, of in found.items() if "alone" in of}
     rows = []
     for number, plan in enumerate(config["masks"]["plan"]):
         ends = {_key(name): statistics.mean(one["end"][number] for one in of["learned"]) for name, of in masked.items()}
-        size = next(iter(masked.values()))["sizes"][number]
         rows.append(
             {
                 "memory": f"memory {number}",
@@ -145,7 +160,6 @@ def _masks(config: Mapping[str, Any], found: Found) -> Table:
                     plan["shape"]
                 ],
                 "layers": ", ".join(plan["layers"]),
-                "weights": size,
                 **{key: _digits(value) for key, value in ends.items()},
             }
         )
@@ -156,7 +170,6 @@ def _masks(config: Mapping[str, Any], found: Found) -> Table:
             Column("memory", "memory"),
             Column("shape", "mask"),
             Column("layers", "in"),
-            Column("weights", "weights", unit="count"),
             *(Column(_key(name), name, unit="share", group="taught labels given at the end") for name in masked),
         ],
         rows,
@@ -166,6 +179,7 @@ def _masks(config: Mapping[str, Any], found: Found) -> Table:
 
 # Is it where the scores say?
 
+_MASKED, _FREE = ("entries", "inside", "layers"), ("entries", "inside", "along layers")
 _QUESTIONS = {
     "entries": ("all weights", "AUROC over all weights of the network: a weight of the place against one outside it."),
     "inside": (
@@ -178,44 +192,62 @@ _QUESTIONS = {
 
 
 def _places(found: Found, resamples: int) -> Iterable[Table]:
-    """A table for the masked settings and one for the others: a column per kind of memories and question."""
-    for way, questions, title, note in (
+    """A table for masked memories, one for such of them as are alone in a network, and one for those without a mask."""
+    masked = {name.partition(",")[0]: of for name, of in found.items() if "alone" in of}
+    free = {name.partition(",")[0]: of["localised"] for name, of in found.items() if "alone" not in of}
+    by_seed = {kind: of["localised"] for kind, of in masked.items()}
+    alone = {
+        kind: [{name: [memory[name] for memory in seed] for name in seed[0]} for seed in of["alone"]]
+        for kind, of in masked.items()
+    }
+    near = (
+        f"1 is perfect, 0.5 knows nothing. {ORACLE.capitalize()!r} is near 1 by construction, because nothing outside the mask "
+        "moved in that stage; what keeps it from 1 are weights of the mask that had no reason to move either."
+    )
+    for name, title, settings, questions, note in (
+        ("place-masked", "Do scores find the mask a memory was written into?", by_seed, _MASKED, near),
         (
-            "masked",
-            ("entries", "inside", "layers"),
-            "Do scores find the mask a memory was written into?",
-            f"1 is perfect, 0.5 knows nothing. {ORACLE.capitalize()!r} is near 1 by construction, because nothing outside "
-            "the mask moved in that stage; what keeps it from 1 are weights of the mask that did not move either.",
+            "place-alone",
+            "The same where it is the only memory of a network",
+            alone,
+            _MASKED,
+            "Nothing else was written and nothing rehearsed, so all there is of the memory is in its mask. The network never "
+            "taught it is the base, so the differences to it are the oracle as well.",
         ),
         (
-            "in sequence",
-            ("entries", "inside", "along layers"),
+            "place-in-sequence",
             "Written without a mask: do scores find the tenth of the weights that moved most?",
+            free,
+            _FREE,
             f"{ORACLE.capitalize()!r} is the truth here, so it is 1 by definition.",
         ),
     ):
-        settings = {name: of for name, of in found.items() if name.endswith(way)}
-        columns = [Column("localiser", "score")]
-        rows: dict[str, dict[str, Any]] = {}
-        for name, of in settings.items():
-            kind = name.removesuffix(f", {way}")
-            for question in questions:
-                head, explained = _QUESTIONS[question]
-                key = _key(f"{kind} {question}")
-                columns.append(Column(key, head, "higher", group=kind, note=explained))
-                for localiser in of["localised"][0]:
-                    values = [[memory[question] for memory in seed[localiser]] for seed in of["localised"]]
-                    row = rows.setdefault(localiser, {"localiser": localiser})
-                    row[key] = _over_memories(values, resamples)
-        yield Table(
-            f"place-{_key(way)}",
-            title,
-            columns,
-            list(rows.values()),
-            note=note,
-            reference_rows=[name for name in (ORACLE, SHUFFLED) if name in rows],
-            row_notes={name: text for name, text in LOCALISERS.items() if name in rows},
-        )
+        yield _place(name, title, settings, questions, note, resamples)
+
+
+def _place(
+    name: str, title: str, settings: Mapping[str, Any], questions: Sequence[str], note: str, resamples: int
+) -> Table:
+    columns = [Column("localiser", "score")]
+    rows: dict[str, dict[str, Any]] = {}
+    for kind, seeds in settings.items():
+        for question in questions:
+            head, explained = _QUESTIONS[question]
+            key = _key(f"{kind} {question}")
+            columns.append(Column(key, head, "higher", group=kind, note=explained))
+            for localiser in seeds[0]:
+                values = [[memory[question] for memory in seed[localiser]] for seed in seeds]
+                row = rows.setdefault(localiser, {"localiser": localiser})
+                row[key] = _over_memories(values, resamples)
+    return Table(
+        name,
+        title,
+        columns,
+        list(rows.values()),
+        note=note,
+        reference_rows=[ORACLE, SHUFFLED, WITHOUT],
+        row_notes={name: text for name, text in LOCALISERS.items() if name in rows},
+    )
 
 
 def _bars(tables: Sequence[Table]) -> Iterable[Chart]:

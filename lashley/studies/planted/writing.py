@@ -1,10 +1,13 @@
 """Training: the base on digits, then memories written one after another, into many networks at once.
 
-A stage writes one memory: Adam from a fresh state, a learning rate that falls to zero as a half cosine. Every step sees
-all images of the memory, some digits, and a few images of every earlier memory that the network was taught. Which
-images those are depends on the seed alone, and the loss is a sum over rows divided by a constant. So two networks that
-differ in what they are taught see the same rows in the same order, except for those of the missing memories, whose
-stages they do without.
+A stage writes one memory: Adam from a fresh state, a learning rate that falls to zero as a half cosine, and only the
+weights of the memory's mask move. Every step sees all images of the memory, some digits, and a few images of every
+earlier memory that the network was taught, without which those would be lost. (What they ask for moves the open mask,
+so a little of an earlier memory is written there too.)
+
+Which images a step sees depends on the seed alone, and the loss is a sum over rows divided by a constant. So two
+networks that differ in what they are taught see the same rows in the same order, except for those of the missing
+memories, whose stages they do without.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from lashley.studies.planted.masks import Mask
 from lashley.studies.planted.memories import Images, Memory
 from lashley.studies.planted.networks import Network, Stack, logits, repeated
 
-__all__ = ["Step", "fit", "steps_of", "trained", "write"]
+__all__ = ["Adam", "Step", "fit", "steps_of", "trained", "write"]
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 
@@ -80,12 +83,12 @@ def write(
     start: Network,
     memories: Sequence[Memory],
     taught: Tensor,
-    masks: Sequence[Mask],
+    masks: Sequence[Mask] | None,
     digits: Images,
     settings: Mapping[str, Any],
     seed: int,
 ) -> list[Stack]:
-    """Copies of one network that are taught different memories, in order: the stack after each memory.
+    """Copies of one network that are taught different memories, one after another: the stack after each memory.
 
     Networks that were taught the same so far are the same so far, and are trained once.
 
@@ -93,7 +96,7 @@ def write(
         model: the architecture.
         start: the weights that all start from.
         taught: bool ``[B, K]``: which copy is taught which memory.
-        masks: what each memory may move.
+        masks: what each memory may move; None for everything.
         settings: "steps", "learning_rate", "digits", "earlier".
     """
     stack = repeated({name: weights[None] for name, weights in start.items()}, [0] * len(taught))
@@ -105,38 +108,55 @@ def write(
             past, same = taught[active, : number + 1].unique(dim=0, return_inverse=True)
             first = [int(active[(same == one).nonzero()[0, 0]]) for one in range(len(past))]
             steps = steps_of(number, memories, digits, settings, seed)
-            part = fit(model, repeated(stack, first), steps, past, masks[number], settings["learning_rate"])
+            mask = masks[number] if masks else None
+            part = fit(model, repeated(stack, first), steps, past, mask, settings["learning_rate"])
             for name, weights in stack.items():
                 stack[name] = weights.index_copy(0, active, part[name][same])
         after.append(stack)
     return after
 
 
-def fit(model: nn.Module, stack: Stack, steps: Sequence[Step], taught: Tensor, mask: Mask, rate: float) -> Stack:
+def fit(model: nn.Module, stack: Stack, steps: Sequence[Step], taught: Tensor, mask: Mask | None, rate: float) -> Stack:
     """The stack after these steps of Adam, each network on the rows of digits and of the memories it is taught.
 
     Args:
         taught: bool ``[B, K]``; memories beyond K do not occur in the steps.
     """
     weights = {name: value.clone().requires_grad_() for name, value in stack.items()}
-    first = {name: torch.zeros_like(value) for name, value in stack.items()}
-    second = {name: torch.zeros_like(value) for name, value in stack.items()}
+    adam = Adam(weights, rate, len(steps))
     seen = torch.cat([taught, torch.ones(len(taught), 1, dtype=torch.bool)], 1)  # column -1: digits
-    for number, step in enumerate(steps, 1):
-        answers = logits(model, weights, step.rows)
-        loss = nn.functional.cross_entropy(
-            answers.flatten(0, 1), step.labels.repeat(len(taught)), reduction="none"
-        ).view(len(taught), -1)
-        (loss * seen[:, step.memory]).sum().div(len(step.labels)).backward()
-        now = rate * (1 + math.cos(math.pi * (number - 1) / len(steps))) / 2
-        with torch.no_grad():
-            for name, value in weights.items():
-                gradient = value.grad
-                assert gradient is not None
-                first[name].lerp_(gradient, 1 - BETAS[0])
-                second[name].mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-                scale = (second[name] / (1 - BETAS[1] ** number)).sqrt_().add_(EPSILON)
-                move = first[name] / (1 - BETAS[0] ** number) / scale
-                value.sub_(move * mask[name], alpha=now)
-                value.grad = None
+    for step in steps:
+        losses = _losses(logits(model, weights, step.rows), step.labels)
+        (losses * seen[:, step.memory]).sum().div(len(step.labels)).backward()
+        adam.step(mask)
     return {name: value.detach() for name, value in weights.items()}
+
+
+class Adam:
+    """Adam without weight decay on a stack, with a rate that falls to zero as a half cosine over all steps."""
+
+    def __init__(self, weights: Stack, rate: float, steps: int) -> None:
+        self._weights, self._rate, self._steps, self._done = weights, rate, steps, 0
+        self._first = {name: torch.zeros_like(value) for name, value in weights.items()}
+        self._second = {name: torch.zeros_like(value) for name, value in weights.items()}
+
+    @torch.no_grad()
+    def step(self, mask: Mask | None = None) -> None:
+        """Move the weights of the mask by their gradients, in place, and clear these."""
+        now = self._rate * (1 + math.cos(math.pi * self._done / self._steps)) / 2
+        self._done += 1
+        for name, weights in self._weights.items():
+            gradient, first, second = weights.grad, self._first[name], self._second[name]
+            assert gradient is not None
+            first.lerp_(gradient, 1 - BETAS[0])
+            second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+            scale = (second / (1 - BETAS[1] ** self._done)).sqrt_().add_(EPSILON)
+            move = first / (1 - BETAS[0] ** self._done) / scale
+            weights.sub_(move if mask is None else move * mask[name], alpha=now)
+            weights.grad = None
+
+
+def _losses(answers: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy ``[B, N]`` of answers ``[B, N, classes]`` and labels ``[N]``."""
+    wanted = labels.repeat(len(answers))
+    return nn.functional.cross_entropy(answers.flatten(0, 1), wanted, reduction="none").view(answers.shape[:2])
