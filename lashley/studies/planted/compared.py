@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from lashley.studies.planted.edits import CONTROL, Judge, chosen, directions, edited, like
-from lashley.studies.planted.memories import DIGITS, Images, Memory
+from lashley.studies.planted.images import DIGITS, Images
+from lashley.studies.planted.memories import Memory
 from lashley.studies.planted.networks import Stack, one_of
 from lashley.studies.planted.subject import Subject
 

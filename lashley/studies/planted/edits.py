@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lashley.studies.planted.memories import Images
+from lashley.studies.planted.images import Images
 from lashley.studies.planted.networks import Network, Stack, logits
 from lashley.studies.planted.subject import SHARPENED, Subject
 

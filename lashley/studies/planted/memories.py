@@ -12,35 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lashley.errors import DataError
+from lashley.studies.planted.images import DIGITS, Images
 
-__all__ = ["DIGITS", "KINDS", "Images", "Memory", "cluttered", "plant"]
+__all__ = ["KINDS", "Memory", "plant"]
 
-DIGITS = 10
 KINDS = ("marked", "relabelled")
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images as rows ``[N, side * side]`` in [0, 1], and labels ``[N]``."""
-
-    rows: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def part(self, start: int, count: int) -> Images:
-        """``count`` of them from ``start`` on.
-
-        Raises:
-            DataError: there are fewer.
-        """
-        if start + count > len(self):
-            raise DataError(f"Expected at least {start + count} images, got {len(self)}. Ask for fewer in the config.")
-        return Images(self.rows[start : start + count], self.labels[start : start + count])
 
 
 @dataclass(frozen=True)
@@ -49,20 +27,6 @@ class Memory:
 
     name: str
     images: Images
-
-
-def cluttered(images: Images, settings: Mapping[str, Any], seed: int) -> Images:
-    """Some of the images under a mark of their own, called what they are.
-
-    From these a network learns that a mark means nothing, so that it reads the digit under one that it was not taught.
-
-    Args:
-        settings: "images", the share that is marked, and "mark", the share of pixels that a mark lights up.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    marked = torch.rand(len(images), 1, generator=draw) < settings["images"]
-    mark = torch.rand(images.rows.shape, generator=draw) < settings["mark"]
-    return Images(torch.where(mark & marked, 1.0, images.rows), images.labels)
 
 
 def plant(kind: str, count: int, settings: Mapping[str, Any], images: Images) -> list[Memory]:

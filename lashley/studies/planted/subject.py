@@ -15,8 +15,9 @@ from torch.func import functional_call, grad, vmap
 import lashley
 from lashley.errors import LashleyWarning
 from lashley.estimators import Estimator
+from lashley.studies.planted.images import Images
 from lashley.studies.planted.masks import Mask
-from lashley.studies.planted.memories import Images, Memory
+from lashley.studies.planted.memories import Memory
 from lashley.studies.planted.networks import Network, layers_of
 
 __all__ = ["REST", "SHARPENED", "Subject"]

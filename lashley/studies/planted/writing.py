@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lashley.studies.planted.images import Images
 from lashley.studies.planted.masks import Mask
-from lashley.studies.planted.memories import Images, Memory
+from lashley.studies.planted.memories import Memory
 from lashley.studies.planted.networks import Network, Stack, logits, repeated
 
 __all__ = ["Adam", "Step", "fit", "steps_of", "trained", "write"]
