@@ -8,7 +8,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench-mnist bench-peer bench-shards bench-forget clean
+.PHONY: help setup check test demo bench-mnist bench-peer bench-shards bench-forget bench-planted clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 14
@@ -44,6 +44,9 @@ bench-shards: $(READY)  ## a checkpoint of 16 GB rewritten within 4 GiB; rewrite
 
 bench-forget: $(READY)  ## authors forgotten by a small language model (checkpoints in LASHLEY_MODELS); rewrites the committed results
 	$(BIN)/python -m benchmarks.forget_tofu_mini
+
+bench-planted: $(READY)  ## memories planted where they can be looked for; rewrites the committed results; about ten minutes
+	$(BIN)/python -m benchmarks.planted
 
 clean:  ## remove .venv and everything these commands leave
 	rm -rf .venv demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
