@@ -78,15 +78,11 @@ def subject(base, masks):
     settings = {**WRITING, "steps": 60}
     taught = torch.cat([torch.ones(1, count), 1 - torch.eye(count)]).bool()
     after = write(base, start, MEMORIES, taught, masks, DATA.train, settings, 0)
-    written = [one_of(stack, 0) for stack in after]
-    both = zip([start, *written], written, strict=False)
     return Subject(
-        model=with_weights(base, written[-1]),
+        model=with_weights(base, one_of(after[-1], 0)),
         base=start,
-        weights=written[-1],
-        changes=[{name: new[name] - old[name] for name in start} for old, new in both],
+        after=[one_of(stack, 0) for stack in after],
         without=[one_of(after[-1], 1 + number) for number in range(count)],
-        written=written,
         masks=masks,
         memories=MEMORIES,
         digits=DATA.train.part(0, 300),
@@ -243,6 +239,21 @@ def test_subsets_are_different_and_another_is_of_others():
     draw = torch.Generator().manual_seed(0)
     assert not set(another([1, 2, 5, 7], 8, draw)) & {1, 2, 5, 7}
     assert len(set(another([0, 1, 2], 4, draw)) & {0, 1, 2}) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seeds": [0]}, "two seeds"),
+        ({"memories": 2}, "a mask for each of 2 memories, got 3"),
+        ({"subsets": {"count": 3, "sizes": [3], "seed": 0}}, "1 to 2 memories"),
+        ({"subsets": {"count": 4, "sizes": [1], "seed": 0}}, "2 to 3 different subsets, got 4"),
+    ],
+)
+def test_a_config_that_would_fail_half_way_is_refused_at_once(tmp_path, change, says):
+    with pytest.raises(DataError, match=says):
+        planted.study({**MINI, **change}, DATA, Pieces(tmp_path, {}))
+    assert list(tmp_path.iterdir()) == []
 
 
 # Where it is.

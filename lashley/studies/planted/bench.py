@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lashley.errors import DataError
 from lashley.provenance import digest
 from lashley.studies.planted.compared import ANOTHER_NETWORK, ANOTHER_ORDER, compared, subsets_of
 from lashley.studies.planted.damage import damaged
@@ -31,6 +33,7 @@ class Bench:
     """Trains and measures, one setting after another: a kind of memories, written in one of two ways."""
 
     def __init__(self, config: Mapping[str, Any], data: Data, pieces: Pieces) -> None:
+        _check(config)
         self.config, self.data, self.pieces = config, data, pieces
         self.model = build(config["network"], data.side, DIGITS, 0)
         self.shapes = {name: value.shape for name, value in self.model.state_dict().items()}
@@ -50,10 +53,11 @@ class Bench:
         never = {
             seed: written(without + all_but_one if seed in seeds[:2] else all_but_one, seed, seed)[-1] for seed in seeds
         }
-        subjects = {
-            seed: self._subject(written([[True] * count], seed, seed), never[seed], masks, memories, seed)
-            for seed in seeds
-        }
+        subjects = {}
+        for seed in seeds:
+            after = [one_of(stack, 0) for stack in written([[True] * count], seed, seed)]
+            rest = {key: value[-count:] for key, value in never[seed].items()}
+            subjects[seed] = self._subject(seed, after, [one_of(rest, k) for k in range(count)], masks, memories)
         first, second = seeds[:2]
         ceilings = {ANOTHER_ORDER: written(without, first, first + 1000)[-1], ANOTHER_NETWORK: never[second]}
         held_out, alphas = self.data.held_out, self.config["alphas"]
@@ -66,16 +70,11 @@ class Bench:
             ),
         }
         if masks:
-            one_each = {
-                seed: written([[k == own for k in range(count)] for own in range(count)], seed, seed)[-1]
-                for seed in seeds
-            }
-            measured["alone"] = lambda: [
-                [self._alone(one_of(stack, number), memories, number, seed) for number in range(count)]
-                for seed, stack in one_each.items()
-            ]
+            one_each = [[k == own for k in range(count)] for own in range(count)]
+            alone = {seed: written(one_each, seed, seed)[-1] for seed in seeds}
+            measured["alone"] = lambda: [self._alone(seed, stack, masks, memories) for seed, stack in alone.items()]
         values = {what: self.pieces.values(f"{name}, {what}", make) for what, make in measured.items()}
-        return {**values, "layers": subjects[first].layers, "subsets": self.subsets}
+        return {**values, "layers": subjects[first].layers}
 
     def _base(self, seed: int) -> Network:
         model = build(self.config["network"], self.data.side, DIGITS, seed)
@@ -105,44 +104,50 @@ class Bench:
 
     def _subject(
         self,
-        stages: Sequence[Stack],
-        never: Stack,
+        seed: int,
+        after: Sequence[Network],
+        without: Sequence[Network],
         masks: Sequence[Mask] | None,
         memories: Sequence[Memory],
-        seed: int,
     ) -> Subject:
-        """A network that was taught everything; the last of ``never`` were taught all but one memory each."""
-        base, after = self.bases[seed], [one_of(stack, 0) for stack in stages]
-        both = zip([base, *after], after, strict=False)
-        return Subject(
-            model=with_weights(self.model, after[-1]),
-            base=base,
-            weights=after[-1],
-            changes=[{key: new[key] - old[key] for key in base} for old, new in both],
-            without=[
-                {key: value[number - len(memories)] for key, value in never.items()} for number in range(len(memories))
-            ],
-            written=after,
-            masks=masks,
-            memories=memories,
-            digits=self.data.train.part(0, self.config["images"]["recorded"]),
-        )
+        digits = self.data.train.part(0, self.config["images"]["recorded"])
+        model = with_weights(self.model, after[-1])
+        return Subject(model, self.bases[seed], after, without, masks, memories, digits)
 
-    def _alone(self, weights: Network, memories: Sequence[Memory], number: int, seed: int) -> dict[str, Any]:
-        """What is found in a network that was taught one memory only, which is in its mask and nowhere else."""
-        base = self.bases[seed]
-        subject = Subject(
-            model=with_weights(self.model, weights),
-            base=base,
-            weights=weights,
-            changes=[{key: value - base[key] for key, value in weights.items()}],
-            without=[base],
-            written=[weights],
-            masks=[self.masks[number]],
-            memories=[memories[number]],
-            digits=self.data.train.part(0, self.config["images"]["recorded"]),
+    def _alone(
+        self, seed: int, stack: Stack, masks: Sequence[Mask], memories: Sequence[Memory]
+    ) -> dict[str, list[dict[str, Any]]]:
+        """`localised` in networks that were taught one memory each, which is in its mask and nowhere else."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for number, memory in enumerate(memories):
+            weights, base = one_of(stack, number), self.bases[seed]
+            subject = self._subject(seed, [weights], [base], [masks[number]], [memory])
+            for name, rows in localised(subject, 100 * seed + number).items():
+                found.setdefault(name, []).extend(rows)
+        return found
+
+
+def _check(config: Mapping[str, Any]) -> None:
+    """Refuse what would end in the middle of a long run.
+
+    Raises:
+        DataError: too few seeds or memories, masks for other memories, more or larger subsets than there are.
+    """
+    count, sizes = config["memories"], config["subsets"]["sizes"]
+    if len(set(config["seeds"])) < 2 or count < 2:
+        raise DataError(
+            f"Expected at least two seeds and two memories, got {config['seeds']} and {count}: the second seed is the "
+            "ceiling, and intervals need more than one memory."
         )
-        return {name: of[0] for name, of in localised(subject, 100 * seed + number).items()}
+    if len(config["masks"]["plan"]) != count:
+        raise DataError(f"Expected a mask for each of {count} memories, got {len(config['masks']['plan'])}.")
+    if not sizes or not all(0 < size < count for size in sizes):
+        raise DataError(
+            f"Expected subsets of 1 to {count - 1} memories, so that some go and some stay; got sizes {sizes}."
+        )
+    possible = sum(math.comb(count, size) for size in set(sizes))
+    if config["subsets"]["count"] > possible or config["subsets"]["count"] < 2:
+        raise DataError(f"Expected 2 to {possible} different subsets, got {config['subsets']['count']}.")
 
 
 def learned(subject: Subject, held_out: Images) -> dict[str, Any]:
@@ -154,7 +159,7 @@ def learned(subject: Subject, held_out: Images) -> dict[str, Any]:
         "digits before", "digits".
     """
     back = [{key: value - change[key] for key, value in subject.weights.items()} for change in subject.changes]
-    networks = [subject.base, subject.weights, *subject.written, *back, *subject.without]
+    networks = [subject.base, subject.weights, *subject.after, *back, *subject.without]
     stack = {name: torch.stack([one[name] for one in networks]) for name in subject.base}
 
     def right(images: Images) -> list[float]:

@@ -31,12 +31,10 @@ class Subject:
     """A network that was taught all memories.
 
     Attributes:
-        model: with these weights.
+        model: with its final weights.
         base: the weights before any memory.
-        weights: the weights with all of them.
-        changes: what writing each memory added: between two checkpoints, or inside its mask.
+        after: the weights after each memory.
         without: for each memory, a network of the same start that was taught all others.
-        written: the weights when each memory had just been written.
         masks: what each memory was allowed to move; None for everything.
         memories: what it was taught.
         digits: images that the base was trained on, recorded as the rest.
@@ -44,17 +42,25 @@ class Subject:
 
     model: nn.Sequential
     base: Network
-    weights: Network
-    changes: Sequence[dict[str, Tensor]]
+    after: Sequence[Network]
     without: Sequence[Network]
-    written: Sequence[Network]
     masks: Sequence[Mask] | None
     memories: Sequence[Memory]
     digits: Images
 
     @property
+    def weights(self) -> Network:
+        return self.after[-1]
+
+    @property
     def layers(self) -> list[str]:
         return layers_of(self.base)
+
+    @functools.cached_property
+    def changes(self) -> list[dict[str, Tensor]]:
+        """What the stage of each memory added to the weights."""
+        both = zip([self.base, *self.after], self.after, strict=False)
+        return [{name: new[name] - old[name] for name in self.base} for old, new in both]
 
     @functools.cached_property
     def recording(self) -> lashley.Recording:

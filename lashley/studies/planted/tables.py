@@ -196,10 +196,7 @@ def _places(found: Found, resamples: int) -> Iterable[Table]:
     masked = {name.partition(",")[0]: of for name, of in found.items() if "alone" in of}
     free = {name.partition(",")[0]: of["localised"] for name, of in found.items() if "alone" not in of}
     by_seed = {kind: of["localised"] for kind, of in masked.items()}
-    alone = {
-        kind: [{name: [memory[name] for memory in seed] for name in seed[0]} for seed in of["alone"]]
-        for kind, of in masked.items()
-    }
+    alone = {kind: of["alone"] for kind, of in masked.items()}
     near = (
         f"1 is perfect, 0.5 knows nothing. {ORACLE.capitalize()!r} is near 1 by construction, because nothing outside the mask "
         "moved in that stage; what keeps it from 1 are weights of the mask that had no reason to move either."
