@@ -24,10 +24,10 @@ import torch
 
 from lashley.provenance import digest
 from lashley.result import Result, made_by
-from lashley.studies.planted import tables
 from lashley.studies.planted.bench import WAYS, Bench
 from lashley.studies.planted.images import Data, mnist_data
 from lashley.studies.planted.pieces import Pieces
+from lashley.studies.planted.shown import shown
 
 __all__ = ["run", "study"]
 
@@ -53,8 +53,7 @@ def run(config: Mapping[str, Any], work: Place, file: Place, say: Say = lambda l
 
 def _code() -> str:
     """Of all that trains or measures here: pieces that an older version of it left are not used."""
-    files = sorted(path for path in Path(__file__).parent.glob("*.py") if path.name != "tables.py")
-    return digest(*(path.read_bytes() for path in files))
+    return digest(*(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 
 
 def study(config: Mapping[str, Any], data: Data, pieces: Pieces) -> Result:
@@ -64,7 +63,7 @@ def study(config: Mapping[str, Any], data: Data, pieces: Pieces) -> Result:
         found = {f"{kind}, {way}": bench.setting(kind, way) for kind in config["kinds"] for way in WAYS}
         seconds = round(sum(pieces.seconds.values()), 1)
         provenance = made_by(seeds=config["seeds"], data={data.name: data.fingerprint}, seconds=seconds)
-        return tables.result(config, found, provenance)
+        return shown(config, found, provenance)
 
 
 @contextmanager
