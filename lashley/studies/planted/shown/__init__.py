@@ -20,7 +20,7 @@ def shown(config: Mapping[str, Any], found: Found, provenance: Mapping[str, Any]
     return Result(
         study="planted",
         title="Planted memories: are they where the engram says, and does ablation undo having learned them?",
-        summary=summary(config, every),
+        summary=summary(config, list(found), every),
         tables=every,
         charts=charts(config, found, every),
         provenance=provenance,
