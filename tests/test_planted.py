@@ -452,6 +452,20 @@ def test_the_result_can_be_written_and_drawn(mini, tmp_path):
     }
 
 
+def test_a_conv_net_goes_through_the_whole_study(tmp_path):
+    plan = [{"shape": "layer", "layers": ["conv2"]}, {"shape": "rows", "layers": ["conv1"], "share": 0.5}]
+    plan.append({"shape": "entries", "layers": ["conv1", "readout"], "share": 0.9})
+    settings = {
+        **MINI,
+        "network": {"kind": "convnet", "hidden": [4, 6]},
+        "kinds": {"marked": MINI["kinds"]["marked"]},
+        "masks": {"seed": 0, "plan": plan},
+    }
+    result = planted.study(settings, DATA, Pieces(tmp_path, {}))
+    assert table(result, "masks")["memory 0"]["layers"] == "conv2"
+    assert table(result, "place-masked")[ORACLE]["marked-entries"]["value"] > 0.8
+
+
 class Stop(Exception):
     pass
 
