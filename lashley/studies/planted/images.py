@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lashley.data.mnist import mnist
+from lashley.data.mnist import SIZES, mnist
 from lashley.errors import DataError
 from lashley.provenance import digest
 
 __all__ = ["DIGITS", "Data", "Images", "cluttered", "mnist_data"]
 
 DIGITS = 10
-_TRAIN = 60_000
 
 
 @dataclass(frozen=True)
@@ -86,21 +85,22 @@ def mnist_data(sizes: Mapping[str, int], clutter: Mapping[str, Any]) -> Data:
     Raises:
         DataError: more than there are.
     """
-    if sizes["train"] + sizes["planted"] > _TRAIN:
+    train, planted, held_out = (sizes[part] for part in ("train", "planted", "held_out"))
+    if train + planted > SIZES["train"] or held_out > SIZES["test"]:
         raise DataError(
-            f"Expected at most {_TRAIN} images to train on and to plant, got {sizes['train']} and {sizes['planted']}. "
-            "Ask for fewer in the config."
+            f"Expected at most {SIZES['train']} images to train on and to plant, and {SIZES['test']} to hold out; got "
+            f"{train}, {planted} and {held_out}. Ask for fewer in the config."
         )
     return Data(
-        cluttered(_pooled("train").part(0, sizes["train"]), clutter, 0),
-        _pooled("train").part(_TRAIN - sizes["planted"], sizes["planted"]),
-        cluttered(_pooled("test").part(0, sizes["held_out"]), clutter, 1),
+        cluttered(_pooled("train", 0, train), clutter, 0),
+        _pooled("train", SIZES["train"] - planted, planted),
+        cluttered(_pooled("test", 0, held_out), clutter, 1),
         14,
         "MNIST",
     )
 
 
-def _pooled(split: str) -> Images:
-    """A split of MNIST, 14 x 14: the mean of every four pixels."""
-    pixels, digits = (torch.from_numpy(array) for array in mnist(split))
+def _pooled(split: str, start: int, count: int) -> Images:
+    """``count`` images of a split from ``start`` on, 14 x 14: the mean of every four pixels."""
+    pixels, digits = (torch.from_numpy(array[start : start + count]) for array in mnist(split))
     return Images(pixels.float().view(-1, 14, 2, 14, 2).mean((2, 4)).flatten(1) / 255, digits.long())
