@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -33,6 +34,7 @@ from lashley.studies.planted.writing import steps_of, trained, write
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "planted"
 CONFIG = json.loads((FOLDER / "config.json").read_text())
 QUICK = json.loads((FOLDER / "quick.json").read_text())
+RESULTS = FOLDER / "results"
 SIDE = 6
 NETWORK = {"kind": "mlp", "hidden": [16, 12]}
 WRITING = {"steps": 12, "learning_rate": 0.01, "digits": 10, "earlier": 3}
@@ -491,22 +493,53 @@ def test_a_study_that_was_stopped_goes_on_to_the_same_result(mini, tmp_path, aft
 
 @pytest.mark.data
 def test_the_command_runs_on_digits_and_leaves_no_pieces(tmp_path, data_folder):
-    arguments = [
-        "--config",
-        str(FOLDER / "quick.json"),
-        "--out",
-        str(tmp_path / "out"),
-        "--work",
-        str(tmp_path / "work"),
-    ]
-    main(arguments)
+    config = {**QUICK, "kinds": {"marked": QUICK["kinds"]["marked"]}}
+    (tmp_path / "quick.json").write_text(json.dumps(config))
+    places = {"config": tmp_path / "quick.json", "out": tmp_path / "out", "work": tmp_path / "work"}
+    main([text for name, path in places.items() for text in (f"--{name}", str(path))])
     result = Result.load(tmp_path / "out" / "planted.json")
     assert table(result, "learned")["marked, in sequence"]["end"]["value"] > 0.9
     assert list((tmp_path / "work").iterdir()) == []
-    assert result.provenance["data"].keys() == {"MNIST"} and result.settings == QUICK
+    assert result.provenance["data"].keys() == {"MNIST"} and result.settings == config
 
 
 def test_asking_for_help_needs_no_torch():
     code = "import sys, benchmarks.planted.__main__; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parents[1], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# The committed results.
+
+
+@pytest.fixture(scope="module")
+def committed():
+    return Result.load(RESULTS / "planted.json")
+
+
+def test_the_committed_result_is_of_the_committed_config(committed):
+    assert committed.settings == CONFIG
+    assert committed.provenance["command"] == "python -m benchmarks.planted"
+    assert (RESULTS / "planted.json").stat().st_size < 300_000
+
+
+def test_the_committed_page_shows_the_committed_result(committed, tmp_path):
+    committed.save(tmp_path / "planted.json")
+    main(["--draw", "--out", str(tmp_path)])
+    assert (tmp_path / "README.md").read_text() == (RESULTS / "README.md").read_text()
+
+
+def test_the_harness_can_find_a_place_and_fail_to(committed):
+    for name in ("place-masked", "place-alone"):
+        rows = table(committed, name)
+        for kind in CONFIG["kinds"]:
+            assert rows[ORACLE][f"{kind}-entries"]["value"] > 0.95
+            shuffled = rows[SHUFFLED][f"{kind}-entries"]
+            assert abs(shuffled["value"] - 0.5) < 0.01
+
+
+def test_every_number_in_the_words_is_in_the_results():
+    words, page = ((folder / "README.md").read_text() for folder in (FOLDER, RESULTS))
+    found = re.findall(r"-?\d+\.\d+|\d+ %", words)
+    assert len(found) > 10
+    assert [number for number in found if number not in page] == []
