@@ -427,6 +427,7 @@ def table(result, name):
 
 def test_the_result_has_every_table(mini):
     assert [one.name for one in mini.tables] == [
+        "answers",
         "learned",
         "masks",
         "place-masked",

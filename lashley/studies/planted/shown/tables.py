@@ -57,6 +57,7 @@ def tables(config: Mapping[str, Any], found: Found) -> list[Table]:
     """All of them, in the order of the questions."""
     resamples = config["resamples"]
     return [
+        _answers(found),
         _learned(found, resamples),
         _masks(config, found),
         *_places(found, resamples),
@@ -64,6 +65,46 @@ def tables(config: Mapping[str, Any], found: Found) -> list[Table]:
         _against(found, resamples),
         *(_damage(found, measured, resamples) for measured in MEASURED),
     ]
+
+
+def _answers(found: Found) -> Table:
+    """The main numbers of the comparison, a row per setting; intervals are in the tables of each."""
+    random = next(name for name, model in RANDOM.items() if model == "paper")
+    shown = {
+        UNTOUCHED: "untouched",
+        random: "random edit as large",
+        OTHER: "engram of other memories",
+        "paper": "engram, paper",
+        "sharpened": "engram, sharpened",
+        "paper, of the change": "engram of the change",
+        BACK: "writing taken back",
+        ANOTHER_NETWORK: "another network",
+        ANOTHER_ORDER: "another order",
+    }
+    groups = {name: "never taught" for name in (ANOTHER_NETWORK, ANOTHER_ORDER)}
+    return Table(
+        "answers",
+        "On what is forgotten: the same answer as the network never taught it",
+        [
+            Column("setting", "memories, written"),
+            *(
+                Column(slug(name), title, "higher", "share", group=groups.get(name, "edited"))
+                for name, title in shown.items()
+            ),
+        ],
+        [
+            {
+                "setting": setting,
+                **{
+                    slug(name): digits(statistics.mean(one[name]["agree forgotten"] for one in of["compared"]))
+                    for name in shown
+                },
+            }
+            for setting, of in found.items()
+        ],
+        note="Share of the images of the forgotten memories, mean over subsets. The last two are what one can hope for: "
+        "a second network that was never taught them, trained in another order or from another start.",
+    )
 
 
 def _learned(found: Found, resamples: int) -> Table:
@@ -163,7 +204,8 @@ def _places(found: Found, resamples: int) -> Iterable[Table]:
     alone = {kind: of["alone"] for kind, of in masked.items()}
     near = (
         f"1 is perfect, 0.5 knows nothing. {ORACLE.capitalize()!r} is near 1 by construction, because nothing outside "
-        "the mask moved in that stage; what keeps it from 1 are weights of the mask that had no reason to move either."
+        "the mask moved in that stage; what keeps it from 1 are weights of the mask that had no reason to move "
+        "either."
     )
     for name, title, settings, questions, note in (
         ("place-masked", "Do scores find the mask a memory was written into?", by_seed, _MASKED, near),
@@ -172,8 +214,9 @@ def _places(found: Found, resamples: int) -> Iterable[Table]:
             "The same where it is the only memory of a network",
             alone,
             _MASKED,
-            "Nothing else was written and nothing rehearsed, so all there is of the memory is in its mask. The network "
-            "never taught it is the base, so the difference to it is the oracle as well.",
+            "Nothing else was written and nothing rehearsed, so all there is of the memory is in its mask. The "
+            "network never taught it is the base, so the difference to it and the change by all memories are the "
+            "oracle as well.",
         ),
         (
             "place-in-sequence",
@@ -206,7 +249,7 @@ def _place(
         columns,
         list(rows.values()),
         note=note,
-        reference_rows=[ORACLE, SHUFFLED, WITHOUT],
+        reference_rows=[ORACLE, SHUFFLED, WITHOUT, *([ALL] if name == "place-alone" else [])],
         row_notes={name: text for name, text in LOCALISERS.items() if name in rows},
     )
 
@@ -299,8 +342,8 @@ def _against(found: Found, resamples: int) -> Table:
                 "the untouched network, best strength",
                 "higher",
                 "points",
-                "With the strength of the list that agrees best with the network never taught: nobody who edits knows "
-                "it, and it bounds what any rule for the strength could do.",
+                "With the strength of the list that agrees best with the network never taught: nobody who edits "
+                "knows it, and it bounds what any rule for the strength could do.",
             ),
         ],
         rows,
@@ -330,8 +373,8 @@ def _damage(found: Found, measured: str, resamples: int) -> Table:
         [Column("score", "predicted by"), *(Column(slug(name), name, "higher") for name in found)],
         rows,
         note="Spearman's rank correlation over the layers of a network, mean over memories and seeds: 1 if the score "
-        "puts layers in the order of the damage, -1 in the opposite order. Damage is the rise of the cross-entropy of "
-        "the taught labels on the memory's own images.",
+        "puts layers in the order of the damage, -1 in the opposite order. Damage is the rise of the cross-entropy "
+        "of the taught labels on the memory's own images.",
         reference_rows=[ORACLE, SHUFFLED],
         row_notes={
             "response share": "the norm of the engram's response to the memory relative to the weight's, from moments"

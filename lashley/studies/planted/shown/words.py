@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lashley.result import Table, value_of
-from lashley.studies.planted.compared import ANOTHER_NETWORK, ANOTHER_ORDER, BACK, OTHER, RANDOM, UNTOUCHED
-from lashley.studies.planted.localising import ALL, ORACLE, SHUFFLED
+from lashley.studies.planted.bench import WAYS
+from lashley.studies.planted.compared import ANOTHER_ORDER, OTHER, RANDOM, UNTOUCHED
+from lashley.studies.planted.localising import ORACLE
 from lashley.studies.planted.shown.numbers import slug
 
 __all__ = ["summary"]
@@ -18,7 +19,7 @@ PAPER, CHANGE = "paper", "paper, of the change"
 def summary(config: Mapping[str, Any], settings: Sequence[str], tables: Sequence[Table]) -> str:
     """Paragraphs for somebody who knows nothing of the study."""
     cells = _Cells(tables)
-    paragraphs = [_asked(config), _where(config, cells), _undone(settings, cells), _damage(settings, cells)]
+    paragraphs = [_asked(config), _where(config, cells), _undone(config, cells), _damage(settings, cells)]
     return "\n\n".join([*paragraphs, _limits(config)])
 
 
@@ -52,89 +53,63 @@ class _Cells:
 
 def _asked(config: Mapping[str, Any]) -> str:
     return (
-        f"Asked: a small network that reads digits is taught {config['memories']} memories, sets of images with "
-        "labels that nothing but having seen them gives away. Marked memories are digits under a pattern of the "
-        "memory's own, all called by one wrong digit; relabelled ones are plain digits, each called by a wrong digit "
-        "drawn at random. They are written one after another, either each into a mask of weights of its own, so that "
-        "its place is known, or in sequence into all weights, with a checkpoint after each. Beside it stand networks "
-        "that were never taught some of them: same start, same images in the same order. Is a memory where its "
-        "engram is large? Is a network without the engram of some memories the one that was never taught them? Does "
-        "the size of an engram say which layer does the damage?"
+        f"A small network that reads digits is taught {config['memories']} memories: sets of images with labels that "
+        "nothing but having seen them gives away. They are written one after another, each into a mask of weights of "
+        "its own, so that its place is known, or in sequence into all weights. Beside it stand networks that were "
+        "never taught some of them. Is a memory where its engram is large? Is a network without the engram of some "
+        "memories the one that was never taught them? Does the size of an engram say which layer does the damage?"
     )
 
 
 def _where(config: Mapping[str, Any], cells: _Cells) -> str:
-    sentences = ["Where it is (area under the ROC curve over all weights, 0.5 is chance, intervals over memories)."]
+    found = []
     for kind in config["kinds"]:
-        key = slug(f"{kind} entries")
-        paper = ("place-masked", "engram, paper", key)
-        sentences.append(
-            f"{kind.capitalize()} memories: the paper's engram finds the mask at {cells.interval(*paper)}, which is "
-            f"{cells.beside(0.5, *paper)} chance; the engram of what writing changed at "
-            f"{cells.interval('place-masked', 'engram of the change, paper', key)}; the size of that change, which "
-            f"does not ask for the memory, at {cells.number('place-masked', ALL, key)}; the Fisher information at "
-            f"{cells.number('place-masked', 'Fisher', key)}. The oracle, the change of the memory's own stage, is at "
-            f"{cells.number('place-masked', ORACLE, key)} by construction, and shuffled at "
-            f"{cells.number('place-masked', SHUFFLED, key)}."
+        paper, key = "engram, paper", slug(f"{kind} entries")
+        found.append(
+            f"for {kind} memories the paper's engram finds the mask at {cells.interval('place-masked', paper, key)}, "
+            f"{cells.beside(0.5, 'place-masked', paper, key)} chance, the engram of what writing changed at "
+            f"{cells.interval('place-masked', 'engram of the change, paper', key)}, and the oracle, by construction, "
+            f"at {cells.number('place-masked', ORACLE, key)}"
         )
-    alone = "; ".join(
-        f"{kind} {cells.number('place-alone', 'engram, paper', slug(f'{kind} entries'))} and "
-        f"{cells.number('place-alone', 'engram of the change, paper', slug(f'{kind} entries'))}"
-        for kind in config["kinds"]
-    )
-    sentences.append(
-        "In networks with one memory and nothing else written, the paper's engram and that of the change come to: "
-        f"{alone}. There the change alone is the oracle, so the second is no merit of the engram."
-    )
-    return " ".join(sentences)
+    return f"Where it is. As an area under the ROC curve over all weights, chance being 0.5, {'; '.join(found)}."
 
 
-def _undone(settings: Sequence[str], cells: _Cells) -> str:
+def _undone(config: Mapping[str, Any], cells: _Cells) -> str:
+    """One sentence per kind, with a number for each way of writing."""
+    random = next(name for name, model in RANDOM.items() if model == PAPER)
     sentences = [
-        "Whether it is undone (images of the forgotten memories on which a network answers as the one never taught "
-        "them)."
+        "Whether it is undone. On images of the forgotten memories, an edited network answers as the one never "
+        "taught them (masked; in sequence):"
     ]
-    for setting in settings:
-        table = f"edits-{slug(setting)}"
+    for kind in config["kinds"]:
 
-        def share(name: str, table: str = table) -> str:
-            return cells.share(table, name, "agree_forgotten")
+        def shares(name: str, kind: str = kind) -> str:
+            tables = [f"edits-{slug(f'{kind}, {way}')}" for way in WAYS]
+            return " and ".join(cells.share(table, name, "agree_forgotten") for table in tables)
 
-        random = next(name for name, model in RANDOM.items() if model == PAPER)
         sentences.append(
-            f"{setting.capitalize()}: {share(UNTOUCHED)} untouched, {share(PAPER)} without the paper's engram, "
-            f"{share('sharpened')} without the sharpened one, {share(CHANGE)} without that of the change; "
-            f"{share(random)} after a random edit as large, {share(OTHER)} without the engram of other memories; "
-            f"{share(BACK)} with the writing taken back; {share(ANOTHER_ORDER)} for a second network never taught, "
-            f"{share(ANOTHER_NETWORK)} for one with another start. Held-out digits: "
-            f"{cells.share(table, PAPER, 'agree_digits')} without the paper's engram, "
-            f"{cells.share(table, UNTOUCHED, 'agree_digits')} untouched."
+            f"{kind} memories {shares(PAPER)} without the paper's engram, {shares(CHANGE)} without that of the "
+            f"change, {shares(UNTOUCHED)} untouched, {shares(random)} after a random edit as large, {shares(OTHER)} "
+            f"without the engram of other memories, {shares(ANOTHER_ORDER)} for a second network never taught."
         )
     return " ".join(sentences)
 
 
 def _damage(settings: Sequence[str], cells: _Cells) -> str:
-    rows = [
-        f"{setting}: {cells.interval('damage-ablated', 'engram, paper', slug(setting))} and "
-        f"{cells.number('damage-ablated', 'response share', slug(setting))}"
-        for setting in settings
-    ]
+    found = [f"{setting} {cells.interval('damage-ablated', 'engram, paper', slug(setting))}" for setting in settings]
     return (
-        "What it says of a layer (rank correlation over layers with the damage of ablating that layer alone; 1 is "
-        "the same order, -1 the opposite). The norm of the paper's engram relative to the weight, and the share of "
-        "the response that follows from the moments: " + "; ".join(rows) + "."
+        "What it says of a layer. The rank correlation, over layers, of the paper's engram norm relative to the "
+        f"weight with the damage of taking that layer's engram out alone: {'; '.join(found)}."
     )
 
 
 def _limits(config: Mapping[str, Any]) -> str:
     network = config["network"]
     return (
-        f"Limits: one kind of network ({network['kind']} with hidden layers of "
-        f"{', '.join(map(str, network['hidden']))}, no biases), images of 14 x 14 pixels, {config['memories']} "
-        f"memories of each kind in {len(config['seeds'])} networks; the comparison with networks never taught is of "
-        "one of these. Intervals over so few memories are narrow. Earlier memories are rehearsed while a later one "
-        "is written, so a little of a masked memory is outside its mask: the first table says how much. An AUROC "
-        "over weights asks whether single weights are found; a memory that an engram reads from its inputs need not "
-        "be where weights were moved. What is edited and what is judged are the same images of a memory; its other "
-        "looks were not tried."
+        f"Limits: one network ({network['kind']}, hidden layers of {', '.join(map(str, network['hidden']))}, no "
+        f"biases, small images), {config['memories']} memories of a kind, {len(config['seeds'])} seeds, of which one "
+        "is compared with networks never taught. Intervals over so few memories are too narrow. Earlier memories are "
+        "rehearsed while a later one is written, so a little of a masked memory is outside its mask. Whether single "
+        "weights are found is not all that finding a memory can mean: an engram reads it from directions of the "
+        "input. A memory is judged on the images it was taught with."
     )
