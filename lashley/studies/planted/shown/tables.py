@@ -68,42 +68,26 @@ def tables(config: Mapping[str, Any], found: Found) -> list[Table]:
 
 
 def _answers(found: Found) -> Table:
-    """The main numbers of the comparison, a row per setting; intervals are in the tables of each."""
-    random = next(name for name, model in RANDOM.items() if model == "paper")
-    shown = {
-        UNTOUCHED: "untouched",
-        random: "random edit as large",
-        OTHER: "engram of other memories",
-        "paper": "engram, paper",
-        "sharpened": "engram, sharpened",
-        "paper, of the change": "engram of the change",
-        BACK: "writing taken back",
-        ANOTHER_NETWORK: "another network",
-        ANOTHER_ORDER: "another order",
-    }
-    groups = {name: "never taught" for name in (ANOTHER_NETWORK, ANOTHER_ORDER)}
+    """The main numbers of the comparison; intervals are in the table of each setting."""
     return Table(
         "answers",
         "On what is forgotten: the same answer as the network never taught it",
-        [
-            Column("setting", "memories, written"),
-            *(
-                Column(slug(name), title, "higher", "share", group=groups.get(name, "edited"))
-                for name, title in shown.items()
-            ),
-        ],
+        [Column("edit", "network"), *(Column(slug(name), name, "higher", "share") for name in found)],
         [
             {
-                "setting": setting,
+                "edit": edit,
                 **{
-                    slug(name): digits(statistics.mean(one[name]["agree forgotten"] for one in of["compared"]))
-                    for name in shown
+                    slug(setting): digits(statistics.mean(one[edit]["agree forgotten"] for one in of["compared"]))
+                    for setting, of in found.items()
                 },
             }
-            for setting, of in found.items()
+            for edit in ROWS_OF_EDITS
+            if edit != CONTROL
         ],
-        note="Share of the images of the forgotten memories, mean over subsets. The last two are what one can hope for: "
-        "a second network that was never taught them, trained in another order or from another start.",
+        note="Share of the images of the forgotten memories, mean over subsets; the rest is further below. The last two "
+        "are what one can hope for: a second network never taught them.",
+        reference_rows=[UNTOUCHED, BACK, ANOTHER_ORDER, ANOTHER_NETWORK],
+        row_notes={name: text for name, text in ROWS_OF_EDITS.items() if name != CONTROL},
     )
 
 

@@ -83,16 +83,18 @@ def _undone(config: Mapping[str, Any], cells: _Cells) -> str:
     ]
     for kind in config["kinds"]:
 
-        def shares(name: str, kind: str = kind) -> str:
+        def shares(name: str, part: str = "forgotten", kind: str = kind) -> str:
             tables = [f"edits-{slug(f'{kind}, {way}')}" for way in WAYS]
-            return " and ".join(cells.share(table, name, "agree_forgotten") for table in tables)
+            return " and ".join(cells.share(table, name, f"agree_{part}") for table in tables)
 
         sentences.append(
             f"{kind} memories {shares(PAPER)} without the paper's engram, {shares(CHANGE)} without that of the "
             f"change, {shares(UNTOUCHED)} untouched, {shares(random)} after a random edit as large, {shares(OTHER)} "
-            f"without the engram of other memories, {shares(ANOTHER_ORDER)} for a second network never taught."
+            f"without the engram of other memories, {shares(ANOTHER_ORDER)} for a second network never taught (on the "
+            f"memories that stay {shares(PAPER, 'kept')} without the paper's engram, {shares(CHANGE, 'kept')} without "
+            "that of the change);"
         )
-    return " ".join(sentences)
+    return " ".join(sentences).removesuffix(";") + "."
 
 
 def _damage(settings: Sequence[str], cells: _Cells) -> str:
