@@ -84,8 +84,8 @@ def _answers(found: Found) -> Table:
             for edit in ROWS_OF_EDITS
             if edit != CONTROL
         ],
-        note="Share of the images of the forgotten memories, mean over subsets; the rest is further below. The last two "
-        "are what one can hope for: a second network never taught them.",
+        note="Share of the images of the forgotten memories, mean over subsets; the rest is further below. The last "
+        "two are what one can hope for: a second network never taught them.",
         reference_rows=[UNTOUCHED, BACK, ANOTHER_ORDER, ANOTHER_NETWORK],
         row_notes={name: text for name, text in ROWS_OF_EDITS.items() if name != CONTROL},
     )
