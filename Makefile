@@ -45,7 +45,7 @@ bench-shards: $(READY)  ## a checkpoint of 16 GB rewritten within 4 GiB; rewrite
 bench-forget: $(READY)  ## authors forgotten by a small language model (checkpoints in LASHLEY_MODELS); rewrites the committed results
 	$(BIN)/python -m benchmarks.forget_tofu_mini
 
-bench-planted: $(READY)  ## memories planted where they can be looked for; rewrites the committed results; about ten minutes
+bench-planted: $(READY)  ## memories planted where they can be looked for; rewrites the committed results
 	$(BIN)/python -m benchmarks.planted
 
 clean:  ## remove .venv and everything these commands leave

@@ -85,10 +85,10 @@ def _strengths(setting: str, compared: Sequence[Mapping[str, Any]], alphas: Sequ
         series,
         "lines",
         x_label="strength",
-        y_label="same answer as the network never taught",
+        y_label="agreement",
         y_unit="share",
         x_scale="log",
-        note="Mean over the three sets of images and over subsets.",
+        note="Same answers as the network never taught, mean over the three sets of images and over subsets.",
     )
 
 

@@ -98,10 +98,15 @@ def _undone(config: Mapping[str, Any], cells: _Cells) -> str:
 
 
 def _damage(settings: Sequence[str], cells: _Cells) -> str:
-    found = [f"{setting} {cells.interval('damage-ablated', 'engram, paper', slug(setting))}" for setting in settings]
+    table, engram, number = "damage-ablated", "engram, paper", "layer index"
+    found = [
+        f"{setting} {cells.interval(table, engram, slug(setting))}, and of the layer's number alone "
+        f"{cells.number(table, number, slug(setting))}"
+        for setting in settings
+    ]
     return (
-        "What it says of a layer. The rank correlation, over layers, of the paper's engram norm relative to the "
-        f"weight with the damage of taking that layer's engram out alone: {'; '.join(found)}."
+        "What it says of a layer. The rank correlation, over layers, of the paper's engram norm relative to the weight "
+        f"with the damage of taking that layer's engram out alone: {'; '.join(found)}."
     )
 
 
