@@ -47,8 +47,8 @@ ROWS_OF_EDITS = {
 }
 LOCALISERS = {
     ORACLE: "knows the checkpoints before and after: the proof that a mask can be found",
-    SHUFFLED: "the same numbers in other places: the proof that one can fail. (Over layers it is not ignorant: a layer's "
-    "score is relative to the norm of its weight.)",
+    SHUFFLED: "the same numbers in other places: the proof that one can fail. (Over layers it is not ignorant: a "
+    "layer's score is relative to the norm of its weight.)",
     WITHOUT: "knows a network that was trained again without the memory, from the same start",
     ALL: "knows the base before any memory, and not which memory is asked for",
 }
