@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from torch import nn
 import lashley
 from benchmarks.planted.__main__ import main
 from helpers import assert_close
-from lashley.errors import DataError, LashleyWarning
+from lashley.errors import DataError
 from lashley.result import Result
 from lashley.studies import planted
 from lashley.studies.planted.compared import UNTOUCHED, another, compared, subsets_of
@@ -312,9 +311,7 @@ def test_the_strength_is_the_weakest_that_leaves_a_guess_or_else_the_least(right
 
 
 def test_an_edited_stack_is_what_ablate_makes(subject):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", LashleyWarning)
-        engram = subject.recording.engram(subject.model, [MEMORIES[0].name, MEMORIES[2].name])
+    engram = subject.recording.engram(subject.model, [MEMORIES[0].name, MEMORIES[2].name])
     direction = subject.direction([MEMORIES[0].name, MEMORIES[2].name])
     stack = edited(subject.weights, direction, [0.5, 2.0])
     for place, alpha in enumerate((0.5, 2.0)):

@@ -39,19 +39,16 @@ def _response(matrix: Tensor, square: Tensor) -> float:
 def damaged(subject: Subject) -> list[dict[str, Any]]:
     """For each memory, lists over layers: its "response share", and what was measured.
 
-    Measured by `MEASURED`: the loss of the taught labels (rise of the mean cross-entropy on the memory's images, nats),
-    and "... right", the share of taught labels that is lost.
+    Measured, each way of `MEASURED`, is the rise of the mean cross-entropy of the taught labels on the memory's images.
     """
     found = []
     total = {name: value - subject.base[name] for name, value in subject.weights.items()}
     for number, memory in enumerate(subject.memories):
         shares = response_shares(subject, subject.engram(memory.name), memory.name)
         rows = {"response share": [shares[layer] for layer in subject.layers]}
-        before, right = _loss(subject, {name: value[None] for name, value in subject.weights.items()}, number)
+        before = _loss(subject, {name: value[None] for name, value in subject.weights.items()}, number)
         for name, direction in (("ablated", subject.direction(memory.name)), ("put back", total)):
-            loss, after = _loss(subject, _layer_by_layer(subject.weights, direction), number)
-            rows[name] = (loss - before).tolist()
-            rows[f"{name} right"] = (right - after).tolist()
+            rows[name] = (_loss(subject, _layer_by_layer(subject.weights, direction), number) - before).tolist()
         found.append(rows)
     return found
 
@@ -68,10 +65,9 @@ def _layer_by_layer(weights: Network, direction: Network) -> Stack:
 
 
 @torch.no_grad()
-def _loss(subject: Subject, stack: Stack, number: int) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy and share of taught labels of every network, on one memory."""
+def _loss(subject: Subject, stack: Stack, number: int) -> Tensor:
+    """Mean cross-entropy of the taught labels of one memory, nats, for every network."""
     images = subject.memories[number].images
     answers = logits(subject.model, stack, images.rows).double()
     labels = images.labels.expand(len(answers), -1)
-    loss = nn.functional.cross_entropy(answers.transpose(1, 2), labels, reduction="none").mean(1)
-    return loss, (answers.argmax(-1) == labels).double().mean(1)
+    return nn.functional.cross_entropy(answers.transpose(1, 2), labels, reduction="none").mean(1)

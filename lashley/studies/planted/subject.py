@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 import lashley
-from lashley.errors import LashleyWarning
 from lashley.estimators import Estimator
 from lashley.studies.planted.images import Images
 from lashley.studies.planted.masks import Mask
@@ -77,10 +75,8 @@ class Subject:
         of_the_change: bool = False,
     ) -> lashley.Engram:
         """An engram of the recording; of what all the writing changed, or of the weights themselves."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", LashleyWarning)  # on cuts near rounding; the default cut is what is studied
-            base = dict(self.base) if of_the_change else None
-            return self.recording.engram(self.model, concepts, estimator=estimator, base=base)
+        base = dict(self.base) if of_the_change else None
+        return self.recording.engram(self.model, concepts, estimator=estimator, base=base)
 
     def direction(self, *which: Any, **how: Any) -> dict[str, Tensor]:
         """`engram`, as what an edit of strength 1 subtracts from the weights."""
