@@ -357,7 +357,7 @@ class Recording:
         key, of = (site, augmented, against is None), (frozenset(against or ()), place)
         if key not in self._factors or self._factors[key][0] != of:
             reference = self._all(site) if against is None else self._pool(site, against)
-            self._factors[key] = of, [Factor(moment, augmented, place) for moment in reference]
+            self._factors[key] = of, [Factor(m, augmented, place, users=len(self.concepts)) for m in reference]
         return self._factors[key][1]
 
     def _operators(

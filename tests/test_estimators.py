@@ -570,3 +570,63 @@ def test_an_estimator_of_ones_own() -> None:
 def test_settings_that_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(SolveError, match=message):
         make()
+
+
+# Precision
+
+
+def poorly_conditioned(dtype: torch.dtype) -> tuple[SiteMoments, Tensor, Tensor, Tensor]:
+    """Two concepts of 700 float32 rows in 300 columns, a condition of S of about 1e4; and a weight."""
+    spread = torch.logspace(0, -2, 300)
+    turned = torch.linalg.qr(gaussian(300, 300, seed=3)).Q  # else every column is rounded at its own scale
+    x = [(gaussian(700, 300, seed=seed) * spread.roll(seed) @ turned).float() for seed in (0, 1)]
+    moments = [Moment.of(rows, dtype) for rows in x]
+    weight = gaussian(40, 300, seed=2).float()
+    return SiteMoments(moments[0], Factor(pool(moments))), x[0].double(), torch.cat([x[0], x[1]]).double(), weight
+
+
+def products_of(monkeypatch: pytest.MonkeyPatch, engram: Callable[[], Tensor]) -> set[torch.dtype]:
+    """The dtypes of an operator's products with a weight and of its divisions by S."""
+    from lashley.estimators import base
+
+    seen = set()
+    multiply, divide = base._product, Factor.divide
+    monkeypatch.setattr(base, "_product", lambda a, b, dtype: seen.add(dtype) or multiply(a, b, dtype))
+    monkeypatch.setattr(Factor, "divide", lambda self, white, rows: seen.add(rows.dtype) or divide(self, white, rows))
+    engram()
+    return seen
+
+
+@pytest.mark.parametrize("outputs", [40, 4000], ids=["weight first", "operator first"])
+def test_float32_products_are_finished_in_float32_and_err_no_more_than_they_do(
+    monkeypatch: pytest.MonkeyPatch, outputs: int
+) -> None:
+    site, x_c, x, weight = poorly_conditioned(torch.float32)
+    truth = weight.double() @ x_c.T @ x_c @ torch.linalg.inv(x.T @ x)
+    operator = Projection().operator(site).planned(outputs)
+    slow = Projection().operator(site)
+    in_float64 = Operator(slow.left, slow.right, slow.low_rank, slow.solution, slow.divide).engram(weight)
+    noise = relative_error(in_float64, truth)
+    assert 1e-6 < noise < 1e-3  # what multiplying the rows in float32 has cost already
+    assert relative_error(operator.engram(weight), truth) < 3 * noise
+    assert products_of(monkeypatch, lambda: operator.engram(weight)) == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "cut", "weight_dtype"),
+    [
+        (torch.float64, Cut(), torch.float32),
+        (torch.float32, Cut(rtol=1e-6), torch.float32),
+        (torch.float32, Cut(), torch.float64),
+    ],
+    ids=["float64 products", "a cut near the noise", "a float64 weight"],
+)
+def test_everything_else_is_solved_in_float64(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, cut: Cut, weight_dtype: torch.dtype
+) -> None:
+    site, *_, weight = poorly_conditioned(dtype)
+    operator = Projection(cut=cut).operator(site)
+    engram = operator.engram(weight.to(weight_dtype))
+    assert engram.dtype == torch.float64
+    seen = products_of(monkeypatch, lambda: operator.engram(weight.to(weight_dtype)))
+    assert seen == {torch.float64}

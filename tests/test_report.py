@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import matplotlib
 import numpy as np
@@ -18,6 +17,7 @@ from jinja2 import UndefinedError
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+from html_page import Page
 from lashley.errors import DataError
 from lashley.report import digits, figures, numbers, page
 
@@ -131,48 +131,6 @@ def written(result, tmp_path_factory):
     return digits.write(result, folder)
 
 
-class Page(HTMLParser):
-    """What the tests ask about: tags with their attributes, the text, the rows of tables; every tag must be closed."""
-
-    VOID = frozenset({"meta", "link", "img", "br"})
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open[-1] == tag, f"</{tag}> closes <{self.open[-1:]}>"
-        self.open.pop()
-
-    def handle_data(self, data):
-        if not {"style", "title"} & set(self.open):
-            self.words.append(data)
-        if {"td", "th"} & set(self.open):
-            self.rows[-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return re.sub(r"[ \n]+", " ", "".join(self.words))
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
 # Figures
 
 
@@ -268,7 +226,7 @@ def test_a_thumbnail_is_dark_ink_on_white_paper():
 
 
 @pytest.mark.parametrize(
-    ("share", "says"), [(0.025895, "2.6 %"), (1, "100.0 %"), (0, "0.0 %"), (-0.0001, "0.0 %"), (-0.017, "-1.7 %")]
+    ("share", "says"), [(0.025895, "2.6 %"), (1, "100.0 %"), (0, "0.0 %"), (-0.0001, "0.0 %"), (-0.017, "−1.7 %")]
 )
 def test_percent(share, says):
     assert numbers.percent(share) == says.replace(" ", "\u00a0")

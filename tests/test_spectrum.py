@@ -406,3 +406,20 @@ def test_damping_below_rounding_is_refused(count: int) -> None:
 
 def test_the_cut_is_public() -> None:
     assert lashley.Cut is Cut
+
+
+# Dividing
+
+
+@pytest.mark.parametrize("values", [[5.0, 3, 2, 1, 0.5, 0.1], [5.0, 3, 2, 1, 0, 0]], ids=["cholesky", "eigh"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_dividing_is_the_same_for_one_concept_and_for_many(values: list[float], dtype: torch.dtype) -> None:
+    """Row by row for one; by a dense inverse, which is made once, where many are to come."""
+    moment, x = square(rows_with(values)), gaussian(2, len(values), seed=7).to(dtype)
+    wanted = x.double() @ pinv(moment.square, sum(value > 0 for value in values))
+    for users in (1, 100):
+        factor = Factor(moment, users=users)
+        divided = factor.divide(factor.whiten(Cut(rtol=1e-9)), x)
+        assert divided.dtype == dtype
+        assert (factor._pinv is not None) == (users == 100)
+        assert_near(divided.double(), wanted, rel=1e-12 if dtype == torch.float64 else 1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import sys
@@ -10,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lashley.errors import LashleyError
+from lashley.errors import DataError, LashleyError
 
 __all__ = [
     "HelpFormatter",
@@ -21,6 +22,7 @@ __all__ = [
     "human_bytes",
     "plain",
     "positive",
+    "require",
     "table",
     "tell",
 ]
@@ -95,6 +97,21 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
     return value
+
+
+def require(packages: Mapping[str, str], what: str) -> None:
+    """Refuse to begin where a package is missing that only some installations have.
+
+    Args:
+        packages: ``{module: package}``, all of the extra "demo".
+        what: that needs them: "the demo".
+    """
+    missing = [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    if missing:
+        raise DataError(
+            f"Expected {', '.join(packages.values())} for {what}; {' and '.join(missing)} cannot be found. "
+            "Try: pip install 'lashley[demo]'"
+        )
 
 
 def _cell(value: object) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lashley.cli.common import add_json, add_verb, emit, table, tell
-from lashley.errors import DataError
+from lashley.cli.common import add_json, add_verb, emit, require, table, tell
 
 TEXT = """\
 Train two small networks on scikit-learn's handwritten digits, find the engram of every digit in one recording each,
@@ -36,12 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise DataError(
-            f"Expected {', '.join(NEEDED.values())} for the demo; {' and '.join(missing)} cannot be found. "
-            "Try: pip install 'lashley[demo]'"
-        )
+    require(NEEDED, "the demo")
     from lashley.report import digits as report
     from lashley.store import check_target, writing
     from lashley.studies import digits as study

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
-from lashley.cli.common import UsageError, add_json, add_verb, emit
-from lashley.errors import DataError
+from lashley.cli.common import UsageError, add_json, add_verb, emit, require
 
 TEXT = """\
 Show what studies and lashley check measured. Their results are JSON files; this makes one self-contained page of one or
@@ -41,9 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(args: argparse.Namespace) -> int:
-    missing = [package for module, package in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        raise DataError(f"Expected {' and '.join(missing)}, which cannot be found. Try: pip install 'lashley[demo]'")
+    require(NEEDED, "a report")
     from lashley import atomic
     from lashley.report import latex, markdown, results
     from lashley.result import Result

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import SolveError, StoreError, nearest
-from lashley.moments import Moment, full_precision, pool, wide
+from lashley.moments import Moment, full_precision, pool
 from lashley.spectrum import Cut, Factor, Spectrum
 
 __all__ = ["DiagonalOperator", "Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution", "check_cut"]
@@ -162,9 +162,9 @@ class Operator:
         low_rank: r is below D: the number of rows of a thin target, or of the directions of a rank-one method.
         solution: how it was solved.
         divide: ``X -> X S^+`` for rows X, where that is to be done last.
-        precision: float32 if the moments were multiplied in float32. Then so is a float32 weight with the rows of a
-            thin target, as the layer did itself, and with a finished P: both round less than the moments did. The rest
-            is float64.
+        precision: of the products with the weights and of the division, where the weights have it too: float32 where
+            the moments were multiplied in float32 and the cut lies above their noise. Then these products err as much
+            as the moments did, and no more. The rest is float64.
     """
 
     left: Tensor
@@ -183,7 +183,7 @@ class Operator:
             return self if late else replace(self, right=self._divided(), divide=None)
         if self.dim * (self.rank + outputs) > 2 * self.rank * outputs:
             return self
-        return replace(self, left=self.dense().to(self.precision), right=None, divide=None)
+        return replace(self, left=self.dense(), right=None, divide=None)
 
     def apply(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The engram of ``weight [O, D]`` as two factors ``[O, r], [r, D]`` whose product it is."""
@@ -192,14 +192,13 @@ class Operator:
     def engram(self, weight: Tensor) -> Tensor:
         """The engram of ``weight [O, D]``."""
         product = self._first(weight)
-        if self.right is not None:
-            product = _product(product, self.right, torch.float64 if self.divide is not None else product.dtype)
-        return product if self.divide is None else self.divide(wide(product))
+        product = product if self.right is None else _product(product, self.right, product.dtype)
+        return product if self.divide is None else self.divide(product)
 
     def dense(self) -> Tensor:
         """P itself, ``[D, D]``."""
         product = self.left if self.right is None else _product(self.left, self.right, torch.float64)
-        return product if self.divide is None else self.divide(wide(product))
+        return product.to(self.precision) if self.divide is None else self.divide(product.to(self.precision))
 
     @property
     def rank(self) -> int:
@@ -218,12 +217,11 @@ class Operator:
     def _divided(self) -> Tensor:
         """The right factor of a product of two."""
         right = torch.eye(self.dim, dtype=torch.float64, device=self.device) if self.right is None else self.right
-        return right if self.divide is None else self.divide(wide(right))
+        return right if self.divide is None else self.divide(right.to(self.precision))
 
     def _first(self, weight: Tensor) -> Tensor:
         """``W left``."""
-        finished = self.right is None and self.divide is None
-        low = weight.dtype == self.precision == torch.float32 and (self.low_rank or finished)
+        low = weight.dtype == self.precision == torch.float32
         return _product(weight, self.left, torch.float32 if low else torch.float64)
 
 

@@ -89,7 +89,8 @@ class Projection(Estimator):
             inner, clipped = self._gain(white.share(left), site.contained)
             right = white.sandwich(inner)
         solution = Solution.cut(white.info, site, clipped=clipped)
-        return Operator(left, right, thin, solution, divide, site.reference.moment.product)
+        precision = torch.float64 if white.info.near_noise else site.reference.moment.product
+        return Operator(left, right, thin, solution, divide, precision)
 
     def diagonal(self, site: SiteMoments) -> DiagonalOperator:
         """``f(r)`` with ``r = c_target / c``, the share of an index's occurrences; 0 for one that never came."""

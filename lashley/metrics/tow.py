@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from lashley.errors import DataError
+from lashley.stats.inputs import Label, Labels, label_list
 
-__all__ = ["accuracy_gaps", "tow", "tow_mia"]
+__all__ = ["accuracies", "accuracy_gaps", "tow", "tow_mia"]
 
 _TEST_SETS = {"full": "test", "retain_only": "test_retain"}
 
 
 def tow(unlearned: Mapping[str, float], retrained: Mapping[str, float], *, test_mode: str = "full") -> float:
-    """``(1 - |gap_forget|) (1 - |gap_retain|) (1 - |gap_test|)``, gaps in accuracy to the retrained network.
+    """``(1 - |gap_forget|) (1 - |gap_retain|) (1 - |gap_test|)``, the gaps being in accuracy to the retrained network.
 
-    Direction: higher, but the target is what two retrained networks of different seeds get between them, a little below 1.
-    In [0, 1], symmetric. Never report it alone: a mask on the class's logit reaches .997 and forgets nothing. Put a probe
-    and the row of the mask beside it.
+    Direction: higher, up to what two retrained networks of different seeds have between them (`over_seeds`), a little
+    below 1. Range: [0, 1]; symmetric. Never report it alone: it sees the last layer's choices only, so a mask on the
+    logit of the class scores like a retrained network and forgets nothing. Put a probe and the row of the mask beside
+    it.
 
     Args:
-        unlearned, retrained: accuracies as fractions: "forget" and "retain" on training samples, "test" on the test set.
-        test_mode: "full": "test" is the whole test set, the forgotten class included (Hayes et al.; *AI Engram*).
-            "retain_only": the test samples of the other classes, read from "test_retain" (the class-wise mode of SalUn
-            and RUM). The two are not comparable.
+        unlearned, retrained: accuracies as fractions: "forget" and "retain" on training samples, "test" on the test
+            set; `accuracies` makes such.
+        test_mode: "full" reads "test", the whole test set with the forgotten class (the variant of *AI Engram*, arXiv
+            2606.14997). "retain_only" reads "test_retain", the test samples of the other classes (class-wise
+            forgetting in the code of SalUn and RUM). The two cannot be compared.
 
     Source: Zhao et al. 2024 (RUM).
 
@@ -33,15 +36,50 @@ def tow(unlearned: Mapping[str, float], retrained: Mapping[str, float], *, test_
 
 
 def tow_mia(unlearned: Mapping[str, float], retrained: Mapping[str, float], *, test_mode: str = "full") -> float:
-    """`tow` with the forget accuracy replaced by "mia", the efficacy of the confidence attack (`mia_efficacy`).
+    """`tow` with the gap in "mia", the confidence attack's efficacy (`mia_efficacy`), in place of that in "forget".
 
-    Direction, range, source and errors as `tow`.
+    Direction, range, source, arguments and errors as `tow`.
     """
     return _product(unlearned, retrained, ("mia", "retain", _test_set(test_mode)))
 
 
+def accuracies(train: tuple[Labels, Labels], test: tuple[Labels, Labels], forget: Label | Labels) -> dict[str, float]:
+    """What `tow` is made of, for a network that was to forget classes.
+
+    Args:
+        train, test: ``(predicted, labels)`` of training and of test samples.
+        forget: the class or classes.
+
+    Returns:
+        Shares in [0, 1]: "forget" and "retain" of the training samples, "test" of all test samples, "test_forget" and
+        "test_retain" of its two parts.
+
+    Raises:
+        DataError: other numbers of predictions than of labels, no sample in one of the sets.
+    """
+    classes = set(label_list([forget] if isinstance(forget, int | str) else forget, "the classes to forget"))
+    found = {}
+    for prefix, split, (predicted, labels) in (("", "training", train), ("test_", "test", test)):
+        truth = label_list(labels, f"{split} labels")
+        guesses = label_list(predicted, f"{split} predictions", len(truth))
+        hits: dict[str, list[bool]] = {"forget": [], "retain": []}
+        for guess, label in zip(guesses, truth, strict=True):
+            hits["forget" if label in classes else "retain"].append(guess == label)
+        for part, own in hits.items():
+            if not own:
+                raise DataError(
+                    f"Expected {split} samples to {part}, got none; to forget are the classes "
+                    f"{', '.join(map(repr, classes))}."
+                )
+            found[prefix + part] = sum(own) / len(own)
+    found["test"] = sum(map(sum, hits.values())) / len(truth)
+    return found
+
+
 def accuracy_gaps(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> dict[str, float]:
-    """``unlearned - retrained`` for every set that both have, with its sign. Target 0; in [-1, 1].
+    """``unlearned - retrained`` on every set that both have, with its sign.
+
+    Direction: the target is 0. Range: [-1, 1].
 
     Raises:
         DataError: no set in common, an accuracy outside [0, 1].
@@ -67,7 +105,7 @@ def _test_set(mode: str) -> str:
 
 def _share(accuracies: Mapping[str, float], name: str) -> float:
     if name not in accuracies:
-        raise DataError(f"Expected an accuracy on {name!r}, got only {', '.join(map(repr, accuracies)) or 'none'}.")
+        raise DataError(f"Expected an accuracy on {name!r}, got {', '.join(map(repr, accuracies)) or 'none at all'}.")
     value = float(accuracies[name])
     if not 0 <= value <= 1:
         raise DataError(f"Expected fractions in [0, 1], got {value:g} for {name!r}. Divide percentages by 100.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from lashley.report.results import GENERATOR, entries_of
+from lashley.report.results import MARKS, entries_of
 from lashley.report.tables import SIGNS, Cell, Head, View
 from lashley.result import Result
 
@@ -50,7 +50,7 @@ def document(results: Mapping[str, Result], *, side_by_side: bool = False) -> st
     parts = [(f"{view.table.name}", view) for view in together]
     if not together:
         parts = [(f"{e.result.study}-{e.number}-{view.table.name}", view) for e in entries for view in e.views]
-    head = f"% {GENERATOR}; needs \\usepackage{{booktabs}}, graphicx for wide tables, and T1 fonts (fontenc)"
+    head = f"{MARKS['latex']} needs \\usepackage{{booktabs}}, graphicx for wide tables, and T1 fonts (fontenc)"
     return "\n\n".join([head, *(table(view, label) for label, view in parts)]) + "\n"
 
 

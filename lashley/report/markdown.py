@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lashley import atomic
 from lashley.report import charts, figures
-from lashley.report.results import GENERATOR, Facts, entries_of
+from lashley.report.results import MARKS, Entry, Facts, check_target, entries_of
 from lashley.report.tables import Cell, Head, View
 from lashley.result import Result
 
@@ -29,7 +29,7 @@ def document(
         pictures: ``{"<place of the result, from 1>-<name of a chart>": where its figure lies}``; others are not shown.
     """
     together, entries = entries_of(results, side_by_side)
-    blocks = [f"<!-- {GENERATOR} -->"]
+    blocks = [MARKS["markdown"]]
     if together:
         blocks += ["# Side by side", *(block for view in together for block in _table(view))]
     for entry in entries:
@@ -37,12 +37,9 @@ def document(
         if entry.name:
             blocks.append(f"*{escape(entry.name)}*")
         blocks += [escape(paragraph) for paragraph in entry.result.summary.split("\n\n")]
-        blocks += [block for view in entry.views for block in _table(view)]
-        for chart in entry.result.charts:
-            place = (pictures or {}).get(f"{entry.number}-{chart.name}")
-            if place is not None:
-                blocks += [f"## {escape(chart.title)}", f"![{escape(charts.describe(chart))}]({place})"]
-                blocks += [escape(chart.note)] if chart.note else []
+        for view in entry.views:
+            blocks += [*_table(view), *_figures(entry, view.table.name, pictures or {})]
+        blocks += _figures(entry, "", pictures or {})
         blocks += ["## How it was made", f"```\n{entry.result.provenance['command']}\n```", _facts(entry.facts)]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -51,15 +48,19 @@ def write(path: str | os.PathLike[str]) -> list[Path]:
     """The page of a committed result: ``README.md`` in the folder of the file, and a figure for every chart.
 
     Returns what was written.
+
+    Raises:
+        StoreError: there is no result, or a README that somebody else wrote.
     """
     path = Path(path)
+    target = check_target(path.with_name("README.md"))
     result = Result.load(path)
     pictures = {f"1-{chart.name}": f"{chart.name}.svg" for chart in result.charts}
     for chart in result.charts:
         atomic.write(path.with_name(pictures[f"1-{chart.name}"]), figures.svg(charts.draw(chart)))
     page = document({path.name: result}, pictures=pictures)
     page += f"\n`lashley report {path.name}` makes a page of it with tables that sort.\n"
-    return [atomic.write(path.with_name("README.md"), page), *map(path.with_name, pictures.values())]
+    return [atomic.write(target, page), *map(path.with_name, pictures.values())]
 
 
 def table(view: View) -> str:
@@ -84,6 +85,16 @@ def _table(view: View) -> list[str]:
         escape(view.legend("italic")),
         "\n".join(notes),
     ]
+
+
+def _figures(entry: Entry, table: str, pictures: Mapping[str, str]) -> list[str]:
+    blocks = []
+    for chart in entry.result.charts:
+        place = pictures.get(f"{entry.number}-{chart.name}")
+        if place is not None and chart.table == table:
+            about = f"![{escape(charts.describe(chart))}]({place})"
+            blocks += [f"## {escape(chart.title)}", about, escape(chart.note)]
+    return blocks
 
 
 def _head(head: Head) -> str:

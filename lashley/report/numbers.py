@@ -6,36 +6,51 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["MINUS", "Scale", "cosine", "mean", "number", "percent", "points", "scale_of", "seconds", "sentence"]
+__all__ = [
+    "MINUS",
+    "Scale",
+    "cosine",
+    "fixed",
+    "mean",
+    "number",
+    "percent",
+    "points",
+    "scale_of",
+    "seconds",
+    "sentence",
+]
 
 MINUS = "\u2212"
 
 
 def percent(share: float, digits: int = 1) -> str:
     """A share in [0, 1]: 0.0259 -> "2.6 %", with a space that does not break."""
-    return f"{_unsigned_zero(100 * share, digits):.{digits}f}\u00a0%"
+    return f"{fixed(100 * share, digits)}\u00a0%"
 
 
 def points(difference: float, digits: int = 1) -> str:
     """A difference of shares in percentage points: 0.0155 -> "1.6"."""
-    return f"{_unsigned_zero(100 * difference, digits):.{digits}f}".replace("-", "\u2212")
+    return fixed(100 * difference, digits)
 
 
 def seconds(value: float) -> str:
     """A duration: 0.0321 -> "0.03 s", 12.3 -> "12.3 s"."""
-    return f"{value:.{2 if value < 1 else 1}f}\u00a0s"
+    return f"{fixed(value, 2 if value < 1 else 1)}\u00a0s"
 
 
 def number(value: float | None) -> str:
     """A measure of any size: 0.98312 -> "0.983", 0.00042 -> "0.00042", None -> nothing."""
-    if value is None:
-        return ""
-    return f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+    return "" if value is None else Scale(1.0, 3, "").text(value)
 
 
 def cosine(value: float) -> str:
     """A number in [-1, 1]: -0.123 -> "−0.12"."""
-    return f"{_unsigned_zero(value, 2):.2f}".replace("-", "\u2212")
+    return fixed(value, 2)
+
+
+def fixed(value: float, digits: int) -> str:
+    """So many digits after the point, and a minus sign that is one: -0.0001 -> "0.00" with two."""
+    return f"{value if round(value, digits) else 0.0:.{digits}f}".replace("-", MINUS)
 
 
 def sentence(text: str) -> str:
@@ -45,10 +60,6 @@ def sentence(text: str) -> str:
 
 def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
-
-
-def _unsigned_zero(value: float, digits: int) -> float:
-    return value if round(value, digits) else 0.0
 
 
 @dataclass(frozen=True)
@@ -74,12 +85,17 @@ class Scale:
 
     def brief(self, value: float) -> str:
         """The number with so many digits and no more: 0.000."""
-        return f"{_unsigned_zero(self.factor * value, self.digits):.{self.digits}f}".replace("-", MINUS)
+        return fixed(self.factor * value, self.digits)
+
+    def signed(self, difference: float) -> str:
+        """A difference with its sign: "+1.2", "−0.3", "0.0"."""
+        text = self.text(difference)
+        return f"+{text}" if difference > 0 and text.strip("0.") else text
 
     def interval(self, low: float, high: float) -> str:
         """Both ends: "1.0-5.0" with a dash, or "−1.0 to 5.0" where that could be misread."""
         ends = self.text(low), self.text(high)
-        return (" to " if low < 0 or "e" in "".join(ends) else "\N{EN DASH}").join(ends)
+        return (" to " if MINUS in "".join(ends) else "\N{EN DASH}").join(ends)
 
 
 _BYTES = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))

@@ -1,7 +1,4 @@
-"""Results of studies and checks as one self-contained page: what ``lashley report`` makes.
-
-html = page({"results/closed_forms.json": Result.load("results/closed_forms.json")})
-"""
+"""Results of studies and checks as one self-contained page: what ``lashley report`` makes."""
 
 from __future__ import annotations
 
@@ -16,11 +13,17 @@ from lashley.report import charts
 from lashley.report.numbers import scale_of
 from lashley.report.page import Picture, render
 from lashley.report.tables import MISSING, View, view
-from lashley.result import Chart, Result
+from lashley.result import Chart, Result, Table
 
-__all__ = ["GENERATOR", "Entry", "Facts", "check_target", "entries_of", "names_of", "page", "together"]
+__all__ = ["GENERATOR", "MARKS", "Entry", "Facts", "check_target", "entries_of", "names_of", "page", "together"]
 
 GENERATOR = "lashley report"
+# What the documents begin with, by which they are known when they are replaced.
+MARKS = {
+    "page": f'<meta name="generator" content="{GENERATOR}">',
+    "markdown": f"<!-- {GENERATOR} -->",
+    "latex": f"% {GENERATOR};",
+}
 _NOT_A_NAME = ("command", "seconds", "threads", "devices")  # differ between runs and say nothing about them
 
 
@@ -55,15 +58,18 @@ class Entry:
     def id(self) -> str:
         return f"r{self.number}"
 
-    @property
-    def charts(self) -> list[tuple[Chart, _Drawn]]:
-        return [(chart, _drawn(chart)) for chart in self.result.charts]
+    def charts(self, table: str) -> list[tuple[Chart, _Drawn]]:
+        """The charts that belong to a table, or to none of them (an empty name)."""
+        return [(chart, _drawn(chart)) for chart in self.result.charts if chart.table == table]
 
     @property
     def jumps(self) -> list[tuple[str, str]]:
-        parts = [(view.table.name, view.table.title) for view in self.views]
-        parts += [(chart.name, chart.title) for chart in self.result.charts]
-        return [(f"{self.id}-{name}", title) for name, title in parts]
+        """Where the parts are on the page, and their titles, from top to bottom."""
+        parts: list[Table | Chart] = []
+        for table in self.result.tables:
+            parts += [table, *(chart for chart in self.result.charts if chart.table == table.name)]
+        parts += [chart for chart in self.result.charts if not chart.table]
+        return [(f"{self.id}-{part.name}", part.title) for part in parts]
 
     @property
     def facts(self) -> Facts:
@@ -90,11 +96,12 @@ def page(results: Mapping[str, Result], *, side_by_side: bool = False) -> str:
         for entry in entries
         for chart in entry.result.charts
     ]
+    titles = {result.title for result in results.values()}
     return render(
         "results.html",
         pictures,
         vector=True,
-        title=entries[0].result.title if len(entries) == 1 else f"{len(entries)} results",
+        title=titles.pop() if len(titles) == 1 else f"{len(entries)} results",
         entries=entries,
         together=beside,
         files=[file.replace("\\", "/").rpartition("/")[2] for file in results],
@@ -110,9 +117,9 @@ def entries_of(results: Mapping[str, Result], side_by_side: bool) -> tuple[list[
         DataError: there is nothing to show, or nothing that could stand side by side.
     """
     for file, result in results.items():
-        if not result.tables and not result.charts:
+        if not result.charts and not any(table.rows for table in result.tables):
             raise DataError(
-                f"Expected a table or a chart in {file}, got a result without either: there is nothing to show. "
+                f"Expected a row of a table or a chart in {file}, got a result without any: there is nothing to show. "
                 "Give its study something to report."
             )
     names = names_of(results) if len(results) > 1 else [""]
@@ -153,8 +160,8 @@ def check_target(path: Path) -> Path:
         raise StoreError(f"Expected {path} to be a file or absent, got a folder. Name a file in it.")
     if path.exists():
         with path.open("rb") as file:
-            ours = GENERATOR.encode() in file.read(1000)
-        if not ours:
+            head = file.read(1000).decode(errors="replace")
+        if not any(mark in head for mark in MARKS.values()):
             raise StoreError(
                 f"Expected {path} to be absent or made by {GENERATOR}, got another file, which is left alone. Choose "
                 "another name, or move it away."
@@ -216,5 +223,12 @@ def _drawn(chart: Chart) -> _Drawn:
             every = scale_of(chart.x_unit, [x for x in across if not isinstance(x, str)])
             heads = [x if isinstance(x, str) else every.text(x) for x in across]
             lines.append((charts.axis_label(chart.x_label, chart.x_unit), heads, True))
-        lines.append((series.name, [MISSING if y is None else scale.text(y) for y in series.y], False))
+        ends = zip(series.low, series.high, strict=True) if series.low else [(None, None)] * len(series.y)
+        texts = [
+            MISSING if y is None
+            else scale.text(y) if low is None or high is None
+            else f"{scale.text(y)} ({scale.interval(low, high)})"
+            for y, (low, high) in zip(series.y, ends, strict=True)
+        ]  # fmt: skip
+        lines.append((series.name, texts, False))
     return _Drawn(charts.left_out(chart), scale.unit, lines)

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, zip_longest
 from typing import Any
 
 from lashley.errors import DataError
@@ -22,6 +22,7 @@ __all__ = ["MISSING", "SIGNS", "WORDS", "Cell", "Head", "Row", "View", "view"]
 MISSING = "\N{EN DASH}"
 SIGNS = {"higher": "\u2191", "lower": "\u2193", "target": "\u25ce", None: ""}
 WORDS = {"higher": "higher is better", "lower": "lower is better", "target": "nearer to the target is better"}
+_LONG = 24  # letters of a text that needs room
 TINTS = 5  # steps of the tint that grows with the distance
 
 
@@ -36,6 +37,7 @@ class Cell:
         mark: "best", "close" (its interval reaches as near as the best value is), or nothing.
         tint: 0 at the best value up to `TINTS` at the farthest.
         numeric: whether it is a number, or the lack of one, in a column of numbers.
+        difference: from the target, "+1.2", in a column that has one; of the target itself its value.
     """
 
     text: str
@@ -44,20 +46,29 @@ class Cell:
     mark: str = ""
     tint: int = 0
     numeric: bool = True
+    difference: str = ""
 
 
 @dataclass(frozen=True)
 class Head:
-    """What stands above a column."""
+    """What stands above a column.
+
+    Attributes:
+        target: the number that is best, where that is not the target row's.
+        numeric: whether there are numbers below it.
+        long: whether there are texts below it that need room.
+    """
 
     column: Column
     unit: str = ""
     target: str = ""
     numeric: bool = False
+    long: bool = False
 
     @property
     def sign(self) -> str:
-        return SIGNS[self.column.better]
+        """Which way is better, with the number that is best where there is one: "\u25ce 0.5"."""
+        return " ".join(part for part in (SIGNS[self.column.better], self.target) if part)
 
     @property
     def words(self) -> str:
@@ -67,6 +78,11 @@ class Head:
     def title(self) -> str:
         """With the unit: "others fall, points"."""
         return ", ".join(part for part in (self.column.title, self.unit) if part)
+
+    @property
+    def unit_of_difference(self) -> str:
+        """The unit of differences from the target: of shares, points."""
+        return "points" if self.column.unit == "share" else self.unit
 
     @property
     def first(self) -> str:
@@ -110,6 +126,8 @@ class View:
         """What the signs and marks in it mean, in a sentence each; ``close`` is how cells of that mark look."""
         found = [f"{sign} {WORDS[better]}" for better, sign in SIGNS.items() if better and self._has(better)]
         lines = ["; ".join(found)] if found else []
+        if any(head.unit == "points" for head in self.heads):
+            lines.append("points are percentage points")
         if "best" in self.marked:
             of = " within its result" if self.names else ""
             aside = ", rows for comparison aside" if self.marked & {"target", "reference"} else ""
@@ -117,6 +135,11 @@ class View:
         if "close" in self.marked:
             lines.append(f"{close}: its interval reaches as near as the best value")
         return ". ".join(line[0].upper() + line[1:] for line in lines) + "." if lines else ""
+
+    @property
+    def compares(self) -> bool:
+        """Whether its rows are rivals: there is a target, or a row that they are compared with."""
+        return any(row.role for row in self.rows)
 
     @property
     def tinted(self) -> bool:
@@ -148,8 +171,8 @@ def view(tables: Table | Mapping[str, Table]) -> View:
     several = dict(tables) if isinstance(tables, Mapping) else {"": tables}
     first = next(iter(several.values()))
     for name, table in several.items():
-        if keys(table) != keys(first):
-            odd = next(iter(set(keys(table)) ^ set(keys(first))), "the order")
+        odd = _difference(table.columns, first.columns)
+        if odd is not None:
             raise DataError(
                 f"Expected the table {first.name!r} of {name!r} to have the columns of the first one, to stand beside "
                 f"it; they differ in {odd!r}. Show the results without putting them side by side."
@@ -181,8 +204,14 @@ def view(tables: Table | Mapping[str, Table]) -> View:
     )
 
 
-def keys(table: Table) -> list[str]:
-    return [column.key for column in table.columns]
+def _difference(mine: Sequence[Column], others: Sequence[Column]) -> str | None:
+    """The key of the first column that is not the same in both: another key, unit, direction or target."""
+    for one, two in zip_longest(mine, others):
+        if one is None or two is None:
+            return str((one or two).key)
+        if (one.key, one.unit, one.better, one.target) != (two.key, two.unit, two.better, two.target):
+            return str(one.key)
+    return None
 
 
 def _groups(heads: Sequence[Head]) -> list[tuple[str, int]]:
@@ -200,10 +229,12 @@ def _column(
     values: Sequence[Sequence[Any]], column: Column, tables: Mapping[str, Table]
 ) -> tuple[Head, list[list[Cell]]]:
     """A column's head, and for every table its cells; all of them are written with one scale."""
-    every = [value for part in values for value in part if value is not None]
-    if not every or any(isinstance(value, str | bool) for value in every):
-        return Head(column), [[_text(value) for value in part] for part in values]
-    scale = scale_of(column.unit, [number for value in every for number in _numbers(value)])
+    every = [value for part in values for value in part]
+    measured = [number for value in every for number in _numbers(value)]
+    if not measured:
+        long = any(len(str(value)) > _LONG for value in every)
+        return Head(column, long=long), [[_text(value) for value in part] for part in values]
+    scale = scale_of(column.unit, measured)
     shown = "" if column.target is None else scale.text(column.target)
     cells = [_cells(part, column, scale, table) for part, table in zip(values, tables.values(), strict=True)]
     return Head(column, scale.unit, shown, numeric=True), cells
@@ -218,7 +249,7 @@ def _text(value: Any) -> Cell:
 
 def _cells(values: Sequence[Any], column: Column, scale: Scale, table: Table) -> list[Cell]:
     """The cells of one table's column, with what is best in it."""
-    numbers = [value_of(value) for value in values]
+    numbers = [None if isinstance(value, bool) else value_of(value) for value in values]
     competes = [
         n is not None and not _role(table, table.label(row)) for n, row in zip(numbers, table.rows, strict=True)
     ]
@@ -229,10 +260,11 @@ def _cells(values: Sequence[Any], column: Column, scale: Scale, table: Table) ->
     winners = {
         scale.text(n) for n, runs in zip(numbers, competes, strict=True) if runs and n is not None and away(n) == best
     }
+    aim = table.target(column)
     cells = []
-    for value, number, runs in zip(values, numbers, competes, strict=True):
+    for row, value, number, runs in zip(table.rows, values, numbers, competes, strict=True):
         if number is None:
-            cells.append(Cell(MISSING))
+            cells.append(Cell(MISSING) if value is None else _text(value))
             continue
         text, interval, mark, tint = scale.text(number), "", "", 0
         if isinstance(value, Mapping):
@@ -243,7 +275,12 @@ def _cells(values: Sequence[Any], column: Column, scale: Scale, table: Table) ->
                 mark = "best"
             elif runs and isinstance(value, Mapping) and away(number, value["low"], value["high"]) <= best:
                 mark = "close"
-        cells.append(Cell(text, interval, away(number) if column.better == "target" else number, mark, tint))
+        key, difference = number, ""
+        if column.better == "target" and aim is not None:
+            key, difference = abs(number - aim), scale.signed(number - aim)
+            if table.label(row) == table.target_row:
+                difference = f"{text}\u00a0%" if scale.unit == "%" else text
+        cells.append(Cell(text, interval, key, mark, tint, difference=difference))
     return cells
 
 
@@ -263,4 +300,6 @@ def _distance(column: Column, table: Table, running: Sequence[float]) -> Callabl
 
 
 def _numbers(value: Any) -> list[float]:
-    return [value["value"], value["low"], value["high"]] if isinstance(value, Mapping) else [value]
+    if isinstance(value, Mapping):
+        return [value["value"], value["low"], value["high"]]
+    return [] if value is None or isinstance(value, str | bool) else [value]

@@ -25,6 +25,8 @@
         settings={"epochs": 5},
     ).save("results/closed_forms.json")
 
+Texts are plain: they are shown as they are, without Markdown, HTML or LaTeX in them.
+
 The file is JSON with ``"kind": "lashley.result"`` and the number of its format, in short lines, so that two versions of
 a result can be compared with any tool for texts. Mistakes are refused where they are made: an unknown
 column in a row, a number that is not finite, a target that is no row. Everything is turned into plain Python when it
@@ -40,7 +42,7 @@ from pathlib import Path
 from typing import Any
 
 from lashley import atomic, provenance
-from lashley.errors import DataError
+from lashley.errors import DataError, nearest
 from lashley.result import file
 from lashley.result.chart import KINDS, Chart, Series
 from lashley.result.checks import all_of, keep, plain, texts, unique
@@ -97,6 +99,13 @@ class Result:
         keep(self, tables=all_of(self.tables, Table, "tables"), charts=all_of(self.charts, Chart, "charts"))
         parts: list[Table | Chart] = [*self.tables, *self.charts]
         unique([part.name for part in parts], "names of tables and charts")
+        names = [table.name for table in self.tables]
+        for chart in self.charts:
+            if chart.table and chart.table not in names:
+                raise DataError(
+                    f"Expected table= of the chart {chart.name!r} to name a table, got {chart.table!r}. "
+                    f"{nearest(chart.table, names)}"
+                )
         for name in ("provenance", "settings"):
             if not isinstance(getattr(self, name), Mapping):
                 raise DataError(f"Expected {name} to be a mapping, got a {type(getattr(self, name)).__name__}.")

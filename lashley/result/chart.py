@@ -52,6 +52,9 @@ class Series:
                 raise DataError(f"Expected {len(x)} values in {name} of {where}, one for each x; got {found}.")
         if bool(self.low) != bool(self.high):
             raise DataError(f"Expected both low and high of {where}, or neither; got one.")
+        for low, high in zip(self.low, self.high, strict=True):
+            if low is not None and high is not None and low > high:
+                raise DataError(f"Expected low of {where} not to lie above high, got {low} and {high}.")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Chart:
         x_scale, y_scale: "linear" or "log". What is 0 or below has no place on "log" and is said to be left out.
         y_range: lowest and highest ``y``, or the ends of the colours of a heat map; None takes those of the data.
         note: how to read it; the caption.
-        alt: what a reader who cannot see it should know; None describes the data.
+        alt: what a reader who cannot see it should know; the data are described where it is empty.
+        table: name of the table that it belongs to and is shown below; the others follow after the tables.
     """
 
     name: str
@@ -86,11 +90,12 @@ class Chart:
     y_range: tuple[float, float] | None = None
     note: str = ""
     alt: str = ""
+    table: str = ""
 
     def __post_init__(self) -> None:
         where = f"the chart {self.name!r}"
         texts(self, where, "name", "title")
-        texts(self, where, "x_label", "y_label", "note", "alt", empty=True)
+        texts(self, where, "x_label", "y_label", "note", "alt", "table", empty=True)
         choice(self.kind, KINDS, f"kind= of {where}")
         for name, known in (("x_unit", UNITS), ("y_unit", UNITS), ("x_scale", SCALES), ("y_scale", SCALES)):
             choice(getattr(self, name), known, f"{name}= of {where}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lashley.stats.alignment import Alignment, dimensional_alignment
-from lashley.stats.cka import linear_cka, minibatch_cka
+from lashley.stats.cka import cka_profile, linear_cka, minibatch_cka
 from lashley.stats.intervals import Interval, bootstrap, paired_bootstrap
 from lashley.stats.probes import Reading, head_probe, linear_probe, mlp_probe, nearest_centre
 from lashley.stats.ranks import auroc, rank_correlation
@@ -14,6 +14,7 @@ __all__ = [
     "Reading",
     "auroc",
     "bootstrap",
+    "cka_profile",
     "dimensional_alignment",
     "head_probe",
     "linear_cka",

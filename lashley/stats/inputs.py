@@ -1,4 +1,4 @@
-"""What the measures take: arrays of any float dtype on any device, labels of any kind; checked once, here."""
+"""What the measures take, checked once: arrays of any number type on any device, labels as numbers or strings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from lashley.errors import DataError
 from lashley.moments import all_finite, wide
 
-__all__ = ["Array", "Label", "Labels", "class_order", "label_list", "matrix", "numbers", "vector"]
+__all__ = ["Array", "Label", "Labels", "class_order", "label_list", "matrix", "numbers", "same_width", "vector"]
 
 Array: TypeAlias = Tensor | np.ndarray | Sequence[Any]
 Label: TypeAlias = int | str
@@ -20,11 +20,15 @@ Labels: TypeAlias = Tensor | np.ndarray | Sequence[Label]
 
 
 def numbers(values: Array, name: str) -> Tensor:
-    """The values as float64 without a graph, where they are; finite."""
+    """The values in float64 and without a graph, on their own device; all finite."""
     try:
-        tensor = wide(values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values)))
+        # Copied: torch takes no array that is read backwards, and warns of one that cannot be written.
+        tensor = values.detach() if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"Expected {name} to be an array of numbers, got {type(values).__name__} ({error}).") from error
+        raise DataError(f"Expected {name} to be an array of numbers, got {type(values).__name__}: {error}") from error
+    if tensor.is_complex():
+        raise DataError(f"Expected {name} to be real, got {tensor.dtype}.")
+    tensor = wide(tensor)
     if tensor.numel() and not all_finite(tensor):
         count = int((~torch.isfinite(tensor)).sum())
         raise DataError(f"Expected {name} to be finite, got {count} of {tensor.numel()} values that are nan or inf.")
@@ -34,14 +38,12 @@ def numbers(values: Array, name: str) -> Tensor:
 def matrix(values: Array, name: str, least: int = 1) -> Tensor:
     """``[N, D]`` in float64 with N at least ``least``."""
     tensor = numbers(values, name)
-    if tensor.ndim != 2:
+    if tensor.ndim != 2 or not tensor.shape[1]:
         raise DataError(
-            f"Expected {name} of shape [samples, features], got {list(tensor.shape)}. Pool or flatten every sample first."
+            f"Expected {name} of shape [samples, features], got {list(tensor.shape)}. "
+            "Pool or flatten each sample first."
         )
-    _enough(len(tensor), least, name)
-    if not tensor.shape[1]:
-        raise DataError(f"Expected {name} with at least one feature, got {list(tensor.shape)}.")
-    return tensor
+    return _enough(tensor, least, name)
 
 
 def vector(values: Array, name: str, least: int = 1) -> Tensor:
@@ -49,32 +51,41 @@ def vector(values: Array, name: str, least: int = 1) -> Tensor:
     tensor = numbers(values, name)
     if tensor.ndim != 1:
         raise DataError(f"Expected {name} of shape [samples], got {list(tensor.shape)}.")
-    _enough(len(tensor), least, name)
-    return tensor
+    return _enough(tensor, least, name)
+
+
+def same_width(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Two sets of features of one network, on the device of the first."""
+    if first.shape[1] != second.shape[1]:
+        raise DataError(
+            f"Expected features of one network, got {first.shape[1]} and {second.shape[1]} features a sample."
+        )
+    return first, second.to(first.device)
 
 
 def label_list(labels: Labels, name: str, count: int | None = None) -> list[Label]:
-    """The labels as Python's own ints or strings, ``count`` of them."""
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu().numpy()
-    array = np.asarray(labels)
-    if array.ndim != 1:
-        raise DataError(f"Expected {name} of shape [samples], one label each, got {list(array.shape)}.")
-    if array.dtype.kind == "f" and np.array_equal(array, np.floor(array)):
-        array = array.astype(np.int64)  # classes that a float tensor carried
-    if array.dtype.kind not in "biuUS" and len(array):
-        raise DataError(f"Expected {name} to be whole numbers or strings, got {array.dtype} like {array[0]!r}.")
-    if count is not None and len(array) != count:
-        raise DataError(f"Expected one label per sample, got {len(array)} in {name} for {count} samples.")
-    found: list[Label] = array.astype(np.int64).tolist() if array.dtype.kind in "biu" else array.astype(str).tolist()
+    """The labels as Python's own ints or strings; ``count`` of them where it is given."""
+    found = labels.tolist() if isinstance(labels, Tensor | np.ndarray) else list(labels)
+    found = [label.item() if isinstance(label, Tensor | np.generic) else label for label in found]
+    if not all(isinstance(label, str) for label in found):
+        for label in found:
+            # Floats pass where they are whole: classes that a float tensor carried.
+            if not isinstance(label, int | float) or label % 1 != 0:
+                raise DataError(
+                    f"Expected {name} to be whole numbers, or all of them strings, one per sample; got {label!r}."
+                )
+        found = [int(label) for label in found]
+    if count is not None and len(found) != count:
+        raise DataError(f"Expected one label per sample, got {len(found)} in {name} for {count} samples.")
     return found
 
 
 def class_order(labels: Sequence[Label]) -> list[Label]:
-    """The distinct labels, sorted."""
-    return sorted(set(labels))  # type: ignore[type-var]  # one array holds one kind
+    """The distinct labels, sorted; they are all ints or all strings."""
+    return sorted(set(labels))
 
 
-def _enough(count: int, least: int, name: str) -> None:
-    if count < least:
-        raise DataError(f"Expected at least {least} sample{'s' * (least > 1)} in {name}, got {count}.")
+def _enough(tensor: Tensor, least: int, name: str) -> Tensor:
+    if len(tensor) < least:
+        raise DataError(f"Expected at least {least} sample{'s' * (least > 1)} in {name}, got {len(tensor)}.")
+    return tensor
