@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lashley import errors as errors
     from lashley import strength as strength
+    from lashley.criteria import check as check
     from lashley.data.text import text_batches as text_batches
     from lashley.edit import ablate as ablate
     from lashley.edit import ablate_ as ablate_
@@ -64,6 +65,7 @@ _HOME = {
     "compare": "edit",
     "recalibrate_batchnorm_": "edit",
     "sweep": "edit",
+    "check": "criteria",
     "text_batches": "data.text",
 }
 

@@ -42,11 +42,11 @@ class Subject:
         self._device = _single_device(self.model)
         self._keywords = _extra_keywords(self.model)
 
-    def call(self, batch: Any) -> None:
+    def call(self, batch: Any) -> object:
         """The default forward, where the model is and without work that a recording has no use for."""
         if self._device is not None:
             batch = moved(batch, self._device)
-        call(self.model, {**self._keywords, **batch} if isinstance(batch, Mapping) else batch)
+        return call(self.model, {**self._keywords, **batch} if isinstance(batch, Mapping) else batch)
 
     def fingerprints(self) -> dict[str, str]:
         """Of the layers' weights, by which an engram's model is compared with the recorded one."""

@@ -27,7 +27,7 @@ from lashley import cli, data
 from lashley.cli import common, main
 from vocabularies import CHATML, byte_level, metaspace
 
-VERBS = tuple(verb for verb in cli.VERBS if verb not in ("demo", "forget", "report"))  # which have files of their own
+VERBS = tuple(verb for verb in cli.VERBS if verb not in ("demo", "forget", "check", "report"))  # of their own
 
 NETWORKS = '''
 """Small networks as a user would define them: seeded, built without arguments."""

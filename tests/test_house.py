@@ -52,8 +52,9 @@ subject audit observer
 ledger run
 recorder
 distributed
-sweep criteria trace
+sweep trace
 methods metrics
+criteria
 export
 forgetting
 __init__

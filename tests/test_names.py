@@ -28,6 +28,11 @@ FUNCTIONS = {
     "record": "(model, data, concept_of=None, *, concept_names=None, target_modules=None, exclude_modules=None, "
     "layers_to_transform=None, layers_pattern=None, rows=None, forward=None, checkpoint=None, dtype=None, "
     "keep='moments', progress=None)",
+    "check": "(model, recording, concepts, data=None, concept_of=None, *, concept_names=None, alpha=1.0, "
+    "doses=(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0), null='zero', retrained=None, train=None, estimator=None, "
+    "bias=True, layers=None, controls=('random direction', 'random, rescaled', 'random subspace', "
+    "'random samples', 'another concept'), other=None, outputs='auto', classes=None, features=None, rows=None, "
+    "forward=None, resamples=1000, level=0.95, seed=0, progress=None)",
     "text_batches": "(rows, tokenizer, batch_size=16, rows_of='answer', *, columns=None, template=None, chat=None, "
     "max_length=None, sort=True)",
     "merge": "(*recordings)",

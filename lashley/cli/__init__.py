@@ -24,7 +24,10 @@ from lashley.errors import LashleyError, LashleyWarning
 
 __all__ = ["main"]
 
-VERBS = ("demo", "layers", "data", "record", "merge", "engram", "edit", "compare", "forget", "export", "report")
+VERBS = (
+    *("demo", "layers", "data", "record", "merge", "engram", "check"),
+    *("edit", "compare", "forget", "export", "report"),
+)
 
 EPILOG = """\
 a first tour:
@@ -32,6 +35,7 @@ a first tour:
   lashley layers mynet:build
   lashley record mynet:build --data sklearn:digits --flatten --out digits.rec
   lashley engram digits.rec --model mynet:build --concepts 3 --out three.engram
+  lashley check digits.rec --model mynet:build --concepts 3 --data sklearn:digits --flatten
   lashley edit   mynet:build --engram three.engram --out without-three
   lashley compare mynet:build without-three
 

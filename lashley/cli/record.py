@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import traceback
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lashley.cli.common import add_json, add_verb, emit, human_bytes, positive, table, tell
+from lashley.cli.common import add_json, add_verb, emit, human_bytes, table, tell
+from lashley.cli.labelled import add_data, for_model, labelled, running_on
 from lashley.cli.models import MODEL_HELP, add_selection, add_weights, load_model, moved, selection
-from lashley.cli.weights import first_line
-from lashley.errors import LashleyError, ModelError
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
     from lashley.data import LabelledBatches
     from lashley.recording import Recording
 
@@ -40,22 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     add_weights(parser)
     parser.add_argument("--out", required=True, metavar="REC", help="the folder to write; complete or absent")
-    data = parser.add_argument_group("data")
-    data.add_argument("--data", required=True, metavar="SOURCE", help="a folder, .npz, .pt or sklearn:digits")
-    data.add_argument("--concepts", nargs="+", metavar="NAME", help="only these classes (default: all)")
-    data.add_argument("--limit-per-concept", type=positive, metavar="N", help="only the first N samples of each class")
-    data.add_argument("--batch-size", type=positive, default=256, metavar="N", help="samples per batch (default: 256)")
-    data.add_argument("--size", type=_size, metavar="HxW", help="scale pictures to this size; 32 means 32x32")
-    data.add_argument("--inputs-key", metavar="KEY", help="the inputs in an .npz or .pt file")
-    data.add_argument("--labels-key", metavar="KEY", help="the labels in an .npz or .pt file")
-    data.add_argument("--flatten", action="store_true", help="inputs as vectors")
-    data.add_argument(
-        "--normalize",
-        nargs=2,
-        type=_numbers,
-        metavar=("MEAN", "STD"),
-        help="(x - MEAN) / STD after the scaling to 0..1; one number each, or one per channel: 0.5,0.4,0.4 0.2,0.2,0.2",
-    )
+    add_data(parser).add_argument("--concepts", nargs="+", metavar="NAME", help="only these classes (default: all)")
     add_selection(parser)
     run_ = parser.add_argument_group("how")
     run_.add_argument(
@@ -83,29 +62,16 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     import lashley
-    from lashley.data import load
     from lashley.store import check_target
 
     in_place = args.checkpoint is not None and Path(args.checkpoint).resolve() == Path(args.out).resolve()
     if not in_place:
         check_target(args.out)  # before the work rather than after it
-    mean, std = args.normalize or (None, None)
-    data = load(
-        args.data,
-        batch_size=args.batch_size,
-        size=args.size,
-        inputs_key=args.inputs_key,
-        labels_key=args.labels_key,
-        flatten=args.flatten,
-        mean=mean,
-        std=std,
-    )
-    data = data.only(args.concepts) if args.concepts else data
-    data = data.limit(args.limit_per_concept) if args.limit_per_concept else data
+    data = labelled(args, args.data, args.concepts)
     model = load_model(args.model, args.weights)
     if args.device:
         model = moved(model, args.device)
-    data = replace(data, dtype=_float_type(model))
+    data = for_model(data, model)
     if not args.no_progress:
         tell(f"{data.size} samples of {len(data.concept_names)} concepts in {len(data)} batches")
     options: dict[str, Any] = {
@@ -115,20 +81,12 @@ def run(args: argparse.Namespace) -> int:
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
         "progress": not args.no_progress,
     }
-    try:
+    with running_on(data):
         if data.overlapping:
             options |= {"concept_of": lambda batch: batch[1], "concept_names": data.concept_names}
             recording = lashley.record(model, data, **options)
         else:
             recording = lashley.record(model, data.by_concept(), **options)
-    except Exception as error:
-        if not _raised_by_model(error):
-            raise
-        inputs, _ = next(iter(data))
-        raise ModelError(
-            f"The model could not run on inputs of shape {list(inputs.shape)} and type {inputs.dtype}: "
-            f"{first_line(error)} Does it expect vectors (--flatten), another size (--size), or other data?"
-        ) from error
     if not in_place:
         recording.save(args.out)
     emit(args, _document(args.out, recording, data), lambda: _text(args.out, recording, data))
@@ -153,34 +111,5 @@ def _text(out: str, recording: Recording, data: LabelledBatches) -> str:
     )
 
 
-def _raised_by_model(error: Exception) -> bool:
-    """Whether the last of our own frames is the one that called the model: then it and the data do not fit."""
-    import lashley
-
-    package = Path(lashley.__file__).parent
-    ours = [f for f in traceback.extract_tb(error.__traceback__) if package in Path(f.filename).parents]
-    return not isinstance(error, LashleyError) and (Path(ours[-1].filename).stem, ours[-1].name) == ("batches", "call")
-
-
 def _bytes(folder: str) -> int:
     return sum(file.stat().st_size for file in Path(folder).iterdir())
-
-
-def _float_type(model: nn.Module) -> torch.dtype | None:
-    """What floating inputs become: the type of the first floating parameter."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    try:
-        return positive(height), positive(width or height)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH in pixels, such as 32x48, got {text}") from None
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, or several as 0.5,0.4,0.4, got {text}") from None
