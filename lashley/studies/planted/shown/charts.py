@@ -44,6 +44,7 @@ def _bars(tables: Sequence[Table]) -> Iterable[Chart]:
             y_label="AUROC over all weights",
             y_range=(0, 1),
             note="0.5 knows nothing.",
+            table=table.name,
         )
 
 
@@ -67,6 +68,7 @@ def _scatter(setting: str, compared: Sequence[Mapping[str, Any]]) -> Chart:
         y_unit="share",
         note="A point per subset; same answers as the network never taught it. The rest: other memories and held-out "
         "digits, weighted alike.",
+        table=f"edits-{slug(setting)}",
     )
 
 
@@ -89,6 +91,7 @@ def _strengths(setting: str, compared: Sequence[Mapping[str, Any]], alphas: Sequ
         y_unit="share",
         x_scale="log",
         note="Same answers as the network never taught, mean over the three sets of images and over subsets.",
+        table=f"edits-{slug(setting)}",
     )
 
 
@@ -110,4 +113,5 @@ def _layers(setting: str, of: Mapping[str, Any]) -> Chart:
         x_label="engram norm relative to the weight (paper)",
         y_label="rise of the cross-entropy, nats",
         note="A point per memory, seed and layer; that layer's engram alone was taken out, at strength 1.",
+        table="damage-ablated",
     )
