@@ -8,7 +8,7 @@ READY := .venv/.ready
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo bench-mnist bench-peer bench-shards bench-forget bench-geometry bench-closed-forms clean
+.PHONY: help setup check test demo bench-mnist bench-peer bench-shards bench-forget bench-geometry bench-closed-forms bench-planted clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' Makefile | expand -t 22
@@ -52,6 +52,9 @@ bench-geometry: $(READY)  ## spectra, overlaps and natural-gradient steps (tofu 
 
 bench-closed-forms: $(READY)  ## every closed form beside the retrained network, MNIST and CIFAR-10; rewrites the committed results; goes on where it stopped
 	$(BIN)/python -m benchmarks.closed_forms
+
+bench-planted: $(READY)  ## memories planted where they can be looked for; rewrites the committed results
+	$(BIN)/python -m benchmarks.planted
 
 clean:  ## remove .venv and everything these commands leave
 	rm -rf .venv demo-out build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
