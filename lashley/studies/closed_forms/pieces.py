@@ -14,13 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lashley.errors import StoreError
 from lashley.provenance import digest
 from lashley.store import Reader, writing
+from lashley.studies.kept import KIND, VERSION, sound
 
 __all__ = ["Pieces"]
 
-KIND, VERSION = "piece of a study", 1
 _FILE = "network.safetensors"
 
 Values = dict[str, Any]
@@ -90,16 +89,8 @@ class Pieces:
         return home / f"{name}-{digest(json.dumps(key, sort_keys=True))[:10]}"
 
     def _read(self, place: Path, key: Mapping[str, Any]) -> Reader | None:
-        if not place.exists():
-            return None
-        try:
-            found = Reader(place, KIND, VERSION)
-            for file in found.checksums:
-                found.check(file)
-        except StoreError as error:
-            self._say(f"{error} It is made again.")
-            return None
-        return found if found.manifest["key"] == key else None
+        found = sound(place, self._say)
+        return found if found is not None and found.manifest["key"] == key else None
 
     @staticmethod
     def _filled(model: nn.Module, found: Reader) -> nn.Module:

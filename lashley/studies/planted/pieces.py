@@ -16,13 +16,13 @@ from typing import Any
 
 from torch import Tensor
 
-from lashley.errors import StoreError
 from lashley.provenance import digest, environment
 from lashley.store import Reader, check_target, writing
+from lashley.studies.kept import KIND, VERSION, sound
 
 __all__ = ["Pieces"]
 
-_KIND, _VERSION, _FILE = "piece of a study", 1, "tensors.safetensors"
+_FILE = "tensors.safetensors"
 
 Say = Callable[[str], None]
 
@@ -70,15 +70,8 @@ class Pieces:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _kept(self, name: str) -> Reader | None:
-        path = self.folder / name
-        if not path.exists():
-            return None
-        try:
-            found = Reader(path, _KIND, _VERSION)
-            for file in found.checksums:
-                found.check(file)
-        except StoreError as error:
-            self._say(f"{name}: made anew, because what was kept is damaged ({error})")
+        found = sound(self.folder / name, self._say)
+        if found is None:
             return None
         self.seconds[name] = found.manifest["seconds"]
         self._say(f"{name}: kept from an earlier run")
@@ -89,5 +82,5 @@ class Pieces:
         with writing(self.folder / name) as folder:
             if tensors:
                 folder.tensors(_FILE, tensors)
-            folder.manifest(_KIND, _VERSION, {"seconds": self.seconds[name], "values": values})
+            folder.manifest(KIND, VERSION, {"seconds": self.seconds[name], "values": values})
         self._say(f"{name}: {self.seconds[name]:.1f} s")
