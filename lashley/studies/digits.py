@@ -27,6 +27,7 @@ import lashley
 from lashley.geometry import overlap
 from lashley.provenance import command, environment
 from lashley.studies.rounding import rounded
+from lashley.studies.threads import threads
 
 __all__ = ["run"]
 
@@ -154,7 +155,7 @@ def run(seed: int = 0, quick: bool = False, say: Callable[[str], None] = lambda 
     """
     start = time.perf_counter()
     data = load(seed)
-    with _one_thread(), torch.random.fork_rng(devices=[]):  # the caller's random numbers go on undisturbed
+    with threads(1), torch.random.fork_rng(devices=[]):  # the caller's random numbers go on undisturbed
         networks = [_study(network, data.shaped(network.image), seed, quick, say) for network in NETWORKS]
         made_by = environment()
     return {
@@ -180,17 +181,6 @@ def run(seed: int = 0, quick: bool = False, say: Callable[[str], None] = lambda 
         "networks": networks,
         "seconds": round(time.perf_counter() - start, 2),
     }
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the machine; products this small gain nothing from a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _described(estimator: lashley.Projection) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from lashley.studies.closed_forms.networks import ARCHITECTURES
 from lashley.studies.closed_forms.pieces import Pieces
 from lashley.studies.closed_forms.subject import ERASER, READOUT, Subject, guarded, outputs
 from lashley.studies.closed_forms.training import Recipe, train
+from lashley.studies.threads import threads
 
 __all__ = ["run", "ways_of"]
 
@@ -42,7 +42,7 @@ def run(config: Mapping[str, Any], say: Say = lambda line: None) -> Result:
         config: as in ``benchmarks/closed_forms/config.json``.
         say: called with one line of text as each piece is there.
     """
-    with _threads(config["threads"]):
+    with threads(config["threads"]):
         pieces = Pieces(Path(config["work"]), [Path(shelf) for shelf in config["checkpoints"]], say)
         ways = ways_of(config)
         found: dict[str, Values] = {}
@@ -58,17 +58,6 @@ def run(config: Mapping[str, Any], say: Say = lambda line: None) -> Result:
         seeds = sorted({seed for settings in config["subjects"].values() for seed in [0, *settings["retrained"]]})
         provenance = made_by(seeds=seeds, data=data)
     return tables.result(config, found, autoencoder, provenance)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Sums in one order, whatever the machine has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def ways_of(config: Mapping[str, Any]) -> list[Way]:

@@ -15,12 +15,9 @@ with what editing that layer alone does (`damage`)?
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from lashley.provenance import digest
 from lashley.result import Result, made_by
@@ -28,6 +25,7 @@ from lashley.studies.planted.bench import WAYS, Bench
 from lashley.studies.planted.images import Data, mnist_data
 from lashley.studies.planted.pieces import Pieces
 from lashley.studies.planted.shown import shown
+from lashley.studies.threads import threads
 
 __all__ = ["run", "study"]
 
@@ -58,19 +56,9 @@ def _code() -> str:
 
 def study(config: Mapping[str, Any], data: Data, pieces: Pieces) -> Result:
     """The study of a config on any digits; what was kept of an earlier run changes no number but the seconds."""
-    with _threads(config["threads"]):
+    with threads(config["threads"]):
         bench = Bench(config, data, pieces)
         found = {f"{kind}, {way}": bench.setting(kind, way) for kind in config["kinds"] for way in WAYS}
         seconds = round(sum(pieces.seconds.values()), 1)
         provenance = made_by(seeds=config["seeds"], data={data.name: data.fingerprint}, seconds=seconds)
         return shown(config, found, provenance)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
