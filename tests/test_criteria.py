@@ -231,6 +231,42 @@ def test_embeddings_and_attention_too():
     assert set(found.controls) == {*CONTROLS[:4], "engram of 1", "logit mask"}
 
 
+class Turned(nn.Module):
+    """Attention that takes positions first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return self.head(self.attend(x, x, x, key_padding_mask=attention_mask == 0, need_weights=False)[0].mean(0))
+
+
+@pytest.mark.parametrize("length", [15, 6], ids=["as many positions as samples", "fewer"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_with_positions_first(length, padded):
+    model = Turned().double().eval()
+    labels = torch.arange(45) % 3
+    x = gaussian(45 * length, 8, seed=1).reshape(45, length, 8) + gaussian(3, 8, seed=9)[labels, None]
+    counts = torch.ones(45, length, dtype=torch.long)
+    if padded:
+        counts[::2, -2:] = 0
+    data = [
+        {"x": x[place], "attention_mask": counts[place], "labels": labels[place]}
+        for place in torch.arange(45).split(15)
+    ]
+    names = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    recording = lashley.record(model, data, lambda batch: batch["labels"], target_modules=names, progress=False)
+    found = lashley.check(
+        model, recording, "0", data, lambda batch: batch["labels"], outputs="none", controls=(), **QUICK
+    )
+    for name, layer in found.engram.layers.items():
+        assert layer.reactivation.value == pytest.approx(layer.recorded.rho_plus, rel=1e-6), name
+        assert layer.leak.value == pytest.approx(layer.recorded.rho_minus, rel=1e-6), name
+
+
 # The whole network edited, against a network written out.
 
 
