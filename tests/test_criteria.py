@@ -555,6 +555,20 @@ def test_a_random_null_state_is_the_modules_own_initialisation():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_random_null_state_leaves_nothing_of_what_attention_learned():
+    """`nn.MultiheadAttention` does not initialise the projection of its output: that is a module of its own."""
+    model, data = attending()
+    with torch.no_grad():
+        for parameter in model.attend.parameters():
+            parameter.copy_(torch.full_like(parameter, 3.0))
+    names = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    engram = lashley.record(model, data, target_modules=names, progress=False).engram(model, "0")
+    blank = lashley.criteria.null_state(model, engram, "random", 7).model
+    for name, parameter in blank.attend.named_parameters():
+        assert not (parameter == 3).any(), name
+    assert blank.attend.out_proj.weight.unique().numel() > 1
+
+
 def test_from_a_null_state_that_is_not_zero_the_engram_is_of_the_difference():
     model, data = build("mlp")
     recording = recorded(model, data)

@@ -105,6 +105,9 @@ def _initialised(modules: Mapping[str, nn.Module], seed: int) -> dict[str, nn.Mo
                     f"{type(module).__name__} has none. Give null= a network as it was before training, such as "
                     "type(model)(config), or its state dict."
                 )
+            for part in reversed(list(twin.modules())):  # parts first: nn.MultiheadAttention resets no out_proj.weight
+                if part is not twin and callable(own := getattr(part, "reset_parameters", None)):
+                    own()
             reset()
             twins[id(module)] = twin
     return {name: twins[id(module)] for name, module in modules.items()}
