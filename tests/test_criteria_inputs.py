@@ -169,6 +169,14 @@ def test_a_null_state_of_the_same_architecture(model, recording):
     refuses(ModelError, says + "it lacks '2.bias'", model, recording, "1", null=short)
 
 
+def test_a_null_state_of_tensors(model, recording):
+    says = "tensor of the network; '0.weight' is of type {} there. Give a state dict as torch saves it"
+    numbers = dict.fromkeys(model.state_dict(), 0)
+    refuses(ModelError, says.format("int"), model, recording, "1", null=numbers)
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    refuses(ModelError, says.format("ndarray"), model, recording, "1", null=arrays)
+
+
 @pytest.mark.parametrize("null", ["blank", 3, None])
 def test_a_null_state(model, recording, null):
     refuses(DataError, 'null to be "zero", "random", a network or a state dict, got', model, recording, "1", null=null)

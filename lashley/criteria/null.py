@@ -125,6 +125,10 @@ def _take(blank: nn.Module, given: object) -> None:
     for name, tensor in own.items():
         if name not in state:
             raise ModelError(f"{_OTHER} it lacks {name!r}. {nearest(name, state)}")
+        if isinstance(tensor, Tensor) and not isinstance(state[name], Tensor):
+            raise ModelError(
+                f"{_OTHER} {name!r} is of type {type(state[name]).__name__} there. Give a state dict as torch saves it."
+            )
         if isinstance(tensor, Tensor) and tensor.shape != state[name].shape:
             raise ModelError(f"{_OTHER} {name!r} is {list(state[name].shape)} there and {list(tensor.shape)} here.")
     blank.load_state_dict(dict(state))
