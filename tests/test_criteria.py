@@ -21,6 +21,7 @@ from lashley.criteria.table import _axis
 from lashley.engram import Engram
 from lashley.errors import LashleyWarning
 from lashley.layers import unwrap
+from lashley.metrics import minibatch_cka
 from lashley.moments import Moment
 
 QUICK = {"resamples": 20, "progress": False}
@@ -536,6 +537,40 @@ def test_an_engram_that_is_given_is_taken_as_it_is(known):
     solved = lashley.check(model, recording, "1", data, **QUICK)
     given = lashley.check(model, recording, recording.engram(model, "1"), data, **QUICK)
     assert solved.engram == given.engram
+
+
+def test_the_resemblance_of_few_samples_that_are_nearly_alike():
+    """One of four that differs has no spread by the unbiased estimate: other batches tell."""
+    model = double(mlp(6, 8, 3))
+    x = torch.zeros(48, 6, dtype=torch.float64)
+    labels = torch.arange(2).repeat_interleave(4).repeat(6)
+    x[labels == 1] = gaussian(24, 6, seed=1)
+    x[::8] = gaussian(6, 6, seed=2)
+    alike = [(part, own) for part, own in zip(x.split(8), labels.split(8), strict=True)]
+    other = (gaussian(12, 6, seed=3), torch.zeros(12, dtype=torch.long))
+    for data, known in ((alike, False), ([*alike, other], True)):
+
+        def run(network: nn.Module, batch: Any) -> Tensor:
+            found: Tensor = network(batch[0])
+            return found
+
+        settings: dict[str, Any] = {"forward": run, "progress": False}
+        recording = lashley.record(model, data, lambda batch: batch[1], **settings)
+        found = lashley.check(
+            model, recording, "0", data, lambda batch: batch[1], outputs="none", controls=(), resamples=0, **settings
+        )
+        assert (found.engram.layers["0"].cka is not None) == known
+
+
+def test_the_resemblance_of_batches_is_a_ratio_of_means():
+    """As the minibatch form of CKA has it, not a mean of ratios."""
+    model = double(nn.Sequential(nn.Linear(6, 8, bias=False)))
+    data = {"0": list(gaussian(24, 6, seed=1).split(6)), "1": [gaussian(24, 6, seed=2) + 1]}
+    recording = lashley.record(model, data, progress=False)
+    engram = recording.engram(model, "0")
+    found = lashley.check(model, recording, engram, data, outputs="none", controls=(), **QUICK).engram.layers["0"]
+    pairs = [(x @ model[0].weight.detach().T, x @ engram["0"].weight.double().T) for x in data["0"]]
+    assert found.cka == pytest.approx(minibatch_cka(pairs), rel=1e-5)
 
 
 # Null states.

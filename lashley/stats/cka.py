@@ -14,7 +14,9 @@ from torch import Tensor
 from lashley.errors import DataError
 from lashley.stats.inputs import Array, matrix
 
-__all__ = ["cka_profile", "linear_cka", "minibatch_cka"]
+_ROUNDING = 1e-6  # a spread below this part of the biased one, in features of float32
+
+__all__ = ["cka_profile", "linear_cka", "minibatch_cka", "spreads"]
 
 
 def linear_cka(x: Array, y: Array, *, unbiased: bool = False) -> float:
@@ -74,6 +76,17 @@ def cka_profile(x: Mapping[str, Array], y: Mapping[str, Array], *, unbiased: boo
     if set(x) != set(y):
         raise DataError(f"Expected features of the same layers, got {sorted(x)} and {sorted(y)}.")
     return {layer: linear_cka(features, y[layer], unbiased=unbiased) for layer, features in x.items()}
+
+
+def spreads(x: Array, y: Array) -> Tensor:
+    """``[3]``, on the host: HSIC_1 of XY, XX and YY, whose means over batches `minibatch_cka` divides. One of the last
+    two that is nothing but rounding makes all three 0: the batch is too small to tell.
+    """
+    unbiased, biased = _products(x, y, True).cpu(), _products(x, y, False).cpu()
+    n = len(x)
+    if bool((unbiased[1:] <= _ROUNDING * biased[1:]).any()):
+        return torch.zeros_like(unbiased)
+    return unbiased / (n * (n - 3))
 
 
 def _products(x: Array, y: Array, unbiased: bool, where: str = "") -> Tensor:
