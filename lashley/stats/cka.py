@@ -83,14 +83,12 @@ def spreads(x: Array, y: Array) -> Tensor:
     two that is nothing but rounding makes all three 0: the batch is too small to tell.
     """
     unbiased, biased = _products(x, y, True).cpu(), _products(x, y, False).cpu()
-    n = len(x)
-    if bool((unbiased[1:] <= _ROUNDING * biased[1:]).any()):
-        return torch.zeros_like(unbiased)
-    return unbiased / (n * (n - 3))
+    spread = biased[1:] / (len(x) - 1) ** 2
+    return torch.zeros_like(unbiased) if bool((unbiased[1:] <= _ROUNDING * spread).any()) else unbiased
 
 
 def _products(x: Array, y: Array, unbiased: bool, where: str = "") -> Tensor:
-    """``[3]``: the (biased or unbiased) HSIC of XY, XX and YY, without factors that drop out of the ratio."""
+    """``[3]``: the (biased or unbiased) HSIC of XY, XX and YY, the biased ones times ``(n - 1)^2``."""
     least = 4 if unbiased else 2
     a, b = matrix(x, f"x{where}", least), matrix(y, f"y{where}", least)
     if len(a) != len(b):
@@ -111,14 +109,14 @@ def _trace(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _hsic_1(a: Tensor, b: Tensor) -> Tensor:
-    """HSIC_1 times ``n (n - 3)``, without forming a Gram matrix that the features do not need."""
+    """HSIC_1, without forming a Gram matrix that the features do not need."""
     n = len(a)
     diagonals = [features.square().sum(1) for features in (a, b)]
     # K 1 is X (X^T 1); the diagonal taken off leaves the row sums of K~.
     rows = [features @ features.sum(0) - own for features, own in zip((a, b), diagonals, strict=True)]
     trace = _trace(a, b) - diagonals[0].dot(diagonals[1])
     whole = rows[0].sum() * rows[1].sum()
-    return trace + whole / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows[0].dot(rows[1])
+    return (trace + whole / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows[0].dot(rows[1])) / (n * (n - 3))
 
 
 def _ratio(products: Tensor, where: str) -> float:
