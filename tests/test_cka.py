@@ -174,3 +174,23 @@ def test_features_without_spread_after_all() -> None:
     x = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
     with pytest.raises(DataError, match="enough samples to estimate the spread"):
         linear_cka(x, x, unbiased=True)
+
+
+def test_batches_of_different_sizes_count_the_same() -> None:
+    """The mean is of HSIC_1 itself, which has the factor 1 / (n (n - 3)): a large batch would drown a small one."""
+
+    def hsic(x: Tensor, y: Tensor) -> Tensor:
+        n = len(x)
+        a, b = ((part @ part.T).fill_diagonal_(0) for part in (x, y))
+        whole = a.sum() * b.sum() / ((n - 1) * (n - 2))
+        return ((a * b).sum() + whole - 2 / (n - 2) * (a @ b).sum()) / (n * (n - 3))
+
+    generator = torch.Generator().manual_seed(0)
+    pairs = []
+    for n in (5, 20):
+        x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+        pairs.append((x, x * n + torch.randn(n, 3, generator=generator, dtype=torch.float64)))
+    xy, xx, yy = (
+        sum(hsic(pair[i], pair[j]).item() for pair in pairs) / len(pairs) for i, j in ((0, 1), (0, 0), (1, 1))
+    )
+    assert minibatch_cka(pairs) == pytest.approx(xy / (xx * yy) ** 0.5, rel=1e-9)

@@ -21,6 +21,7 @@ from lashley.criteria.table import _axis
 from lashley.engram import Engram
 from lashley.errors import LashleyWarning
 from lashley.layers import unwrap
+from lashley.metrics import minibatch_cka
 from lashley.moments import Moment
 
 QUICK = {"resamples": 20, "progress": False}
@@ -229,6 +230,42 @@ def test_embeddings_and_attention_too():
     first = found.engram.layers["embed"]
     assert first.necessity.value == pytest.approx(first.reactivation.value)
     assert set(found.controls) == {*CONTROLS[:4], "engram of 1", "logit mask"}
+
+
+class Turned(nn.Module):
+    """Attention that takes positions first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        return self.head(self.attend(x, x, x, key_padding_mask=attention_mask == 0, need_weights=False)[0].mean(0))
+
+
+@pytest.mark.parametrize("length", [15, 6], ids=["as many positions as samples", "fewer"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_with_positions_first(length, padded):
+    model = Turned().double().eval()
+    labels = torch.arange(45) % 3
+    x = gaussian(45 * length, 8, seed=1).reshape(45, length, 8) + gaussian(3, 8, seed=9)[labels, None]
+    counts = torch.ones(45, length, dtype=torch.long)
+    if padded:
+        counts[::2, -2:] = 0
+    data = [
+        {"x": x[place], "attention_mask": counts[place], "labels": labels[place]}
+        for place in torch.arange(45).split(15)
+    ]
+    names = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    recording = lashley.record(model, data, lambda batch: batch["labels"], target_modules=names, progress=False)
+    found = lashley.check(
+        model, recording, "0", data, lambda batch: batch["labels"], outputs="none", controls=(), **QUICK
+    )
+    for name, layer in found.engram.layers.items():
+        assert layer.reactivation.value == pytest.approx(layer.recorded.rho_plus, rel=1e-6), name
+        assert layer.leak.value == pytest.approx(layer.recorded.rho_minus, rel=1e-6), name
 
 
 # The whole network edited, against a network written out.
@@ -502,6 +539,40 @@ def test_an_engram_that_is_given_is_taken_as_it_is(known):
     assert solved.engram == given.engram
 
 
+def test_the_resemblance_of_few_samples_that_are_nearly_alike():
+    """One of four that differs has no spread by the unbiased estimate: other batches tell."""
+    model = double(mlp(6, 8, 3))
+    x = torch.zeros(48, 6, dtype=torch.float64)
+    labels = torch.arange(2).repeat_interleave(4).repeat(6)
+    x[labels == 1] = gaussian(24, 6, seed=1)
+    x[::8] = gaussian(6, 6, seed=2)
+    alike = [(part, own) for part, own in zip(x.split(8), labels.split(8), strict=True)]
+    other = (gaussian(12, 6, seed=3), torch.zeros(12, dtype=torch.long))
+    for data, known in ((alike, False), ([*alike, other], True)):
+
+        def run(network: nn.Module, batch: Any) -> Tensor:
+            found: Tensor = network(batch[0])
+            return found
+
+        settings: dict[str, Any] = {"forward": run, "progress": False}
+        recording = lashley.record(model, data, lambda batch: batch[1], **settings)
+        found = lashley.check(
+            model, recording, "0", data, lambda batch: batch[1], outputs="none", controls=(), resamples=0, **settings
+        )
+        assert (found.engram.layers["0"].cka is not None) == known
+
+
+def test_the_resemblance_of_batches_is_a_ratio_of_means():
+    """As the minibatch form of CKA has it, not a mean of ratios."""
+    model = double(nn.Sequential(nn.Linear(6, 8, bias=False)))
+    data = {"0": list(gaussian(24, 6, seed=1).split(6)), "1": [gaussian(24, 6, seed=2) + 1]}
+    recording = lashley.record(model, data, progress=False)
+    engram = recording.engram(model, "0")
+    found = lashley.check(model, recording, engram, data, outputs="none", controls=(), **QUICK).engram.layers["0"]
+    pairs = [(x @ model[0].weight.detach().T, x @ engram["0"].weight.double().T) for x in data["0"]]
+    assert found.cka == pytest.approx(minibatch_cka(pairs), rel=1e-5)
+
+
 # Null states.
 
 
@@ -517,6 +588,20 @@ def test_a_random_null_state_is_the_modules_own_initialisation():
     before = torch.get_rng_state()
     lashley.criteria.null_state(model, engram, "random", 7)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_random_null_state_leaves_nothing_of_what_attention_learned():
+    """`nn.MultiheadAttention` does not initialise the projection of its output: that is a module of its own."""
+    model, data = attending()
+    with torch.no_grad():
+        for parameter in model.attend.parameters():
+            parameter.copy_(torch.full_like(parameter, 3.0))
+    names = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    engram = lashley.record(model, data, target_modules=names, progress=False).engram(model, "0")
+    blank = lashley.criteria.null_state(model, engram, "random", 7).model
+    for name, parameter in blank.attend.named_parameters():
+        assert not (parameter == 3).any(), name
+    assert blank.attend.out_proj.weight.unique().numel() > 1
 
 
 def test_from_a_null_state_that_is_not_zero_the_engram_is_of_the_difference():

@@ -169,6 +169,14 @@ def test_a_null_state_of_the_same_architecture(model, recording):
     refuses(ModelError, says + "it lacks '2.bias'", model, recording, "1", null=short)
 
 
+def test_a_null_state_of_tensors(model, recording):
+    says = "tensor of the network; '0.weight' is of type {} there. Give a state dict as torch saves it"
+    numbers = dict.fromkeys(model.state_dict(), 0)
+    refuses(ModelError, says.format("int"), model, recording, "1", null=numbers)
+    arrays = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    refuses(ModelError, says.format("ndarray"), model, recording, "1", null=arrays)
+
+
 @pytest.mark.parametrize("null", ["blank", 3, None])
 def test_a_null_state(model, recording, null):
     refuses(DataError, 'null to be "zero", "random", a network or a state dict, got', model, recording, "1", null=null)
@@ -397,3 +405,24 @@ def test_without_samples_only_moments_are_read(model, recording):
     assert all(layer.reactivation is None for layer in found.engram.layers.values())
     assert "From moments alone" in str(found)
     assert [table.name for table in found.result(command="-").tables] == ["layers", "means", "controls"]
+
+
+def test_layers_with_positions_first_have_no_control_of_drawn_samples():
+    """Which rows are whose is not known there within a batch; a mapping's batches are of one concept each."""
+
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.head(self.inner(x.transpose(0, 1)).relu().mean(0))
+            return found
+
+    network = Turned()
+    data = {str(c): [gaussian(15 * 5, 6, seed=c).float().reshape(15, 5, 6) + c] for c in range(3)}
+    recording = lashley.record(network, data, progress=False)
+    found = lashley.check(network, recording, "1", data, outputs="none", doses=(), **QUICK)
+    assert "random samples" not in found.controls
+    assert "engram of 2" in found.controls
+    assert any("no control 'random samples'" in note and "'inner'" in note for note in found.notes)

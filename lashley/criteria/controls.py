@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from lashley.criteria.recorded import energies_of, engram_matrices
 from lashley.criteria.samples import Samples
 from lashley.engram import Delta, Engram
-from lashley.errors import DataError, LashleyWarning
+from lashley.errors import DataError, LashleyWarning, SolveError
 from lashley.estimators import Estimator
 from lashley.geometry import effective_rank
 from lashley.layers import Layer
@@ -133,21 +133,29 @@ def random_samples(
     rows: Rows | None,
     forward: Forward | None,
 ) -> Control:
-    """The engram of as many samples as the targets have, whatever they show."""
+    """The engram of as many samples as the targets have, whatever they show.
+
+    Raises:
+        SolveError: samples of a batch that cannot be told apart in a layer.
+    """
     count = sum(name in targets for name in samples.concepts)
     drawn = _Drawn(samples, count, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LashleyWarning)  # of few rows: the note says how many samples there are
-        found = record(
-            model,
-            drawn,
-            drawn.labels,
-            concept_names=["drawn", "rest"],
-            target_modules=list(engram),
-            rows=rows,
-            forward=forward,
-            progress=False,
-        ).engram(model, "drawn", base=base, estimator=estimator, bias=_biased(engram))
+        try:
+            recording = record(
+                model,
+                drawn,
+                drawn.labels,
+                concept_names=["drawn", "rest"],
+                target_modules=list(engram),
+                rows=rows,
+                forward=forward,
+                progress=False,
+            )
+        except DataError as error:  # positions first: which rows of a batch are whose is not known there
+            raise SolveError(f"Expected samples to be drawn from within batches, got no way to: {error}") from error
+        found = recording.engram(model, "drawn", base=base, estimator=estimator, bias=_biased(engram))
     return Control(
         "random samples",
         only(found, engram),

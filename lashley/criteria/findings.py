@@ -30,7 +30,7 @@ class LayerCriteria:
         specificity_injected: ``||Z(mu_0 + E) - Z(mu_0)|| / ||Z(mu)||`` on the others.
         cosine: of Z(mu_0 + E) and Z(mu), the mean over the target's samples: reactivation whatever the scale; 1 is
             best.
-        cka: of the same two, linear and unbiased, the mean over batches of the target's samples; of the engram only.
+        cka: of the same two, linear and unbiased, over batches of the target's samples; of the engram only.
         norm: ``||E|| / ||W||``, which moves with the spectral cut.
     """
 

@@ -105,6 +105,9 @@ def _initialised(modules: Mapping[str, nn.Module], seed: int) -> dict[str, nn.Mo
                     f"{type(module).__name__} has none. Give null= a network as it was before training, such as "
                     "type(model)(config), or its state dict."
                 )
+            for part in reversed(list(twin.modules())):  # parts first: nn.MultiheadAttention resets no out_proj.weight
+                if part is not twin and callable(own := getattr(part, "reset_parameters", None)):
+                    own()
             reset()
             twins[id(module)] = twin
     return {name: twins[id(module)] for name, module in modules.items()}
@@ -122,6 +125,10 @@ def _take(blank: nn.Module, given: object) -> None:
     for name, tensor in own.items():
         if name not in state:
             raise ModelError(f"{_OTHER} it lacks {name!r}. {nearest(name, state)}")
+        if isinstance(tensor, Tensor) and not isinstance(state[name], Tensor):
+            raise ModelError(
+                f"{_OTHER} {name!r} is of type {type(state[name]).__name__} there. Give a state dict as torch saves it."
+            )
         if isinstance(tensor, Tensor) and tensor.shape != state[name].shape:
             raise ModelError(f"{_OTHER} {name!r} is {list(state[name].shape)} there and {list(tensor.shape)} here.")
     blank.load_state_dict(dict(state))

@@ -24,7 +24,7 @@ from lashley.criteria.watching import Watched, by_sample, counted, energies, of_
 from lashley.errors import RecordingError
 from lashley.hooks import at_rest
 from lashley.layers import Layer
-from lashley.stats import linear_cka
+from lashley.stats.cka import spreads
 
 __all__ = ["Matrices", "Propagated", "Quartet", "masked", "propagate", "resting", "said"]
 
@@ -63,7 +63,7 @@ def propagate(
     of Z(mu), ``gap`` of Z(mu) - Z(mu_0), and of both edited networks the distances to ``own`` and ``null``. And what
     `said` has, of the four.
     """
-    sheet, similar = Sheet(), defaultdict[str, list[float]](list)
+    sheet, similar = Sheet(), defaultdict[str, list[Tensor]](list)
     with resting(four.own, four.null, four.ablated, four.injected):
         for number, (batch, concepts) in enumerate(samples):
             sheet.begin(len(concepts))
@@ -75,7 +75,7 @@ def propagate(
                 at.check_calls(which)
             if speech is not None:
                 _say(sheet, speech, {name: getattr(four, name) for name in outputs}, outputs, batch, concepts, number)
-    return Propagated(sheet, {name: sum(values) / len(values) for name, values in similar.items() if values})
+    return Propagated(sheet, {name: value for name, parts in similar.items() if (value := _cka(parts)) is not None})
 
 
 def said(networks: Mapping[str, Watched], samples: Samples, speech: Speech) -> Sheet:
@@ -114,7 +114,7 @@ class _Batch:
         sheet: Sheet,
         samples: int,
         chosen: Sequence[int],
-        similar: dict[str, list[float]],
+        similar: dict[str, list[Tensor]],
     ) -> None:
         self._layers, self._matrices, self._sheet, self._samples = layers, matrices, sheet, samples
         self._chosen, self._similar = torch.tensor(chosen, dtype=torch.long), similar
@@ -174,7 +174,13 @@ class _Batch:
                 continue
             a, b = (_features(name, layer, values, mask, self._samples, some) for values in (own, z))
             if all((values != values[0]).any() for values in (a, b)):  # a silent layer resembles nothing
-                self._similar[name].append(linear_cka(a, b, unbiased=True))
+                self._similar[name].append(spreads(a, b))
+
+
+def _cka(parts: Sequence[Tensor]) -> float | None:
+    """The ratio of the parts' means, as in `lashley.metrics.minibatch_cka`; None where they have no spread."""
+    xy, xx, yy = torch.stack(list(parts)).mean(0).tolist()
+    return float(xy / (xx * yy) ** 0.5) if xx > 0 and yy > 0 else None
 
 
 def _routed(name: str, which: str) -> RecordingError:

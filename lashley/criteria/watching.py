@@ -77,7 +77,7 @@ class Watched:
                 weight, bias = layer.effective(module), layer.tensor(module, "bias") if layer.bias else None
                 assert weight is not None
                 absorbed = None if bias is None else layer.biases(bias)
-                on_response(name, _wide(products(layer, x.detach(), layer.matrix(weight), absorbed)))
+                on_response(name, _wide(products(layer, layer.batched(x.detach()), layer.matrix(weight), absorbed)))
 
         def left(name: str, output: Tensor) -> None:
             if name not in self._hidden:
@@ -111,10 +111,10 @@ def products(layer: Layer, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Te
     """``rows(x) @ matrix^T + bias``: ``[M, *lead, O]``.
 
     Args:
+        x: with samples first (`Layer.batched`, which turns an input of attention around again when it comes twice).
         matrix: ``[M, O, D]``.
         bias: ``[M, O]``.
     """
-    x = layer.batched(x)
     if isinstance(layer.accumulator(), Counts):  # one-hot rows are not written out
         found = F.embedding(x.long(), matrix[0].T).unsqueeze(0)
     else:

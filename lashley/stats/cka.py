@@ -14,7 +14,9 @@ from torch import Tensor
 from lashley.errors import DataError
 from lashley.stats.inputs import Array, matrix
 
-__all__ = ["cka_profile", "linear_cka", "minibatch_cka"]
+_ROUNDING = 1e-6  # a spread below this part of the biased one, in features of float32
+
+__all__ = ["cka_profile", "linear_cka", "minibatch_cka", "spreads"]
 
 
 def linear_cka(x: Array, y: Array, *, unbiased: bool = False) -> float:
@@ -76,8 +78,17 @@ def cka_profile(x: Mapping[str, Array], y: Mapping[str, Array], *, unbiased: boo
     return {layer: linear_cka(features, y[layer], unbiased=unbiased) for layer, features in x.items()}
 
 
+def spreads(x: Array, y: Array) -> Tensor:
+    """``[3]``, on the host: HSIC_1 of XY, XX and YY, whose means over batches `minibatch_cka` divides. One of the last
+    two that is nothing but rounding makes all three 0: the batch is too small to tell.
+    """
+    unbiased, biased = _products(x, y, True).cpu(), _products(x, y, False).cpu()
+    spread = biased[1:] / (len(x) - 1) ** 2
+    return torch.zeros_like(unbiased) if bool((unbiased[1:] <= _ROUNDING * spread).any()) else unbiased
+
+
 def _products(x: Array, y: Array, unbiased: bool, where: str = "") -> Tensor:
-    """``[3]``: the (biased or unbiased) HSIC of XY, XX and YY, without factors that drop out of the ratio."""
+    """``[3]``: the (biased or unbiased) HSIC of XY, XX and YY, the biased ones times ``(n - 1)^2``."""
     least = 4 if unbiased else 2
     a, b = matrix(x, f"x{where}", least), matrix(y, f"y{where}", least)
     if len(a) != len(b):
@@ -98,14 +109,14 @@ def _trace(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _hsic_1(a: Tensor, b: Tensor) -> Tensor:
-    """HSIC_1 times ``n (n - 3)``, without forming a Gram matrix that the features do not need."""
+    """HSIC_1, without forming a Gram matrix that the features do not need."""
     n = len(a)
     diagonals = [features.square().sum(1) for features in (a, b)]
     # K 1 is X (X^T 1); the diagonal taken off leaves the row sums of K~.
     rows = [features @ features.sum(0) - own for features, own in zip((a, b), diagonals, strict=True)]
     trace = _trace(a, b) - diagonals[0].dot(diagonals[1])
     whole = rows[0].sum() * rows[1].sum()
-    return trace + whole / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows[0].dot(rows[1])
+    return (trace + whole / ((n - 1) * (n - 2)) - 2 / (n - 2) * rows[0].dot(rows[1])) / (n * (n - 3))
 
 
 def _ratio(products: Tensor, where: str) -> float:
