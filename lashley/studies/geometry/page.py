@@ -146,8 +146,8 @@ def _summary(readings: Sequence[LayerReading], steps: Sequence[FisherReading], t
             f"is the engram to {worst:.1e} of its norm (corollary 6.3)."
             if worst <= _ROUNDING
             else f"is away from the engram by up to {worst:.1e} of its norm. Corollary 6.3 makes them equal up to "
-            "the precision of the network, so these are probably other data, or it is another network, than were recorded; "
-            "then the steps say nothing of the recording."
+            "the precision of the network, so these are probably other data, or it is another network, than were "
+            "recorded; then the steps say nothing of the recording."
         )
         text += " With the constraint of theorem 6.1 kept, the solution " + (
             "is zero in every layer looked at." if hard == 0 else f"has at most {hard:.2g} of the engram's norm."
