@@ -553,6 +553,7 @@ def test_geometry_replaces_only_results(there):
     ok(f"{line} g.json")
     ok(f"{line} g.json")
     refused(f"{line} g.json --checked 3", "--data beside --checked", code=2)
+    refused(f"{line} g.html", "--out RESULT.json, got g.html. lashley report makes the page", code=2)
     refused(f"{line} g.json --threshold 1", r"a number inside \(0, 1\), got 1", code=2)
     refused(f"{line} g.json --data two.npz --inputs-key x --labels-key y", "No concept is called '2'")
     refused(f"{line.replace(':build', ':other')} g.json", "Expected the weights that were recorded")

@@ -284,6 +284,10 @@ def test_intervals_that_are_some(model, recording):
     assert all(number.low == number.value == number.high for number in found.engram.output.values())
 
 
+def test_a_seed_that_generators_take(model, recording):
+    refuses(DataError, "seed= to be a whole number of 64 bits, got 99", model, recording, "1", None, seed=99 * 10**20)
+
+
 class Routed(nn.Module):
     """Rows, or whole batches, go through another layer or not."""
 

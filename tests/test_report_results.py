@@ -487,6 +487,20 @@ def test_latex_has_the_numbers_and_no_text_breaks_it():
     assert plain.count("{") == plain.count("}") and whole.count(nasty) > 3
 
 
+@pytest.mark.parametrize("name", ["[a]", "*"])
+def test_no_name_is_read_as_an_option_of_the_row_above(name):
+    r"""LaTeX looks for ``[2pt]`` and ``*`` behind ``\\`` and rules, in the next line too."""
+    first = Column("name", name)
+    text = latex.document({"a.json": sample(tables=[Table("t", "T", [first], [{"name": name}])], charts=[])})
+    assert text.count(f"\n{{{name[0]}}}{name[1:]} ") == 2 and f"\n{name[0]}" not in text
+
+
+def test_a_long_word_keeps_within_the_column_of_names():
+    css = (ROOT / "lashley" / "report" / "templates" / "results.css").read_text(encoding="utf-8")
+    everywhere = css.split("@media")[0]
+    assert re.search(r"\.block tbody th \{[^}]*max-width[^}]*overflow-wrap: anywhere", everywhere)
+
+
 def test_latex_labels_are_safe_and_differ():
     text = latex.document({"a.json": sample(0), "b.json": sample(1)})
     labels = re.findall(r"\\label\{(.*)\}", text)
@@ -566,6 +580,7 @@ def test_what_a_report_made_is_replaced_and_nothing_else(there, capsys):
         ("report 0.json --markdown a.txt --latex a.txt", "a file for each document, got a.txt twice", 2),
         ("report 0.json --side-by-side", "two results or more to put side by side", 1),
         ("report 0.json --latex 0.json/t.tex", "Could not", 1),
+        ("report 0.json --out 1.json", "--out to be FILE.html or a folder, got 1.json, which is another file", 2),
         ("report", "RESULT.json", 2),
     ],
 )

@@ -193,6 +193,10 @@ def test_a_target_is_the_rows_or_the_columns():
         ),
         (lambda text: text.replace('"unit"', '"units"'), r"field of columns\[1\], got 'units'. Did you mean 'unit'?"),
         (lambda text: text.replace('"seconds": 2', '"second": 2'), "no sound result. .*row 1.*Did you mean 'seconds'?"),
+        (lambda text: text.replace("0.03", "1" * 400), "no sound result. .* a float can hold .*row 1"),
+        (lambda text: text.replace("0.03", "1" * 5000), "can be read and shown; .*digits"),
+        (lambda text: "[" * 200_000, "can be read and shown; .*recursion"),
+        (lambda text: text.replace('"title": "', '"title": "\\ud800', 1), "can be read and shown; .*surrogates"),
         (lambda text: text.replace('"low": 0.01', '"low": 0.1'), "low end of the interval .*Run its command again"),
     ],
 )
@@ -222,6 +226,11 @@ def test_a_part_of_another_shape_is_refused(tmp_path, field, value):
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(StoreError, match=rf"no sound result. Expected .*{field}"):
         Result.load(path)
+
+
+def test_the_range_of_a_chart_is_two_numbers():
+    with pytest.raises(DataError, match="y_range= of the chart 'c' to be a low and a higher number, got 3"):
+        Chart("c", "C", [Series("s", [1], [2])], y_range=3)
 
 
 def test_a_place_without_a_readable_file_is_named(tmp_path):

@@ -12,7 +12,7 @@ import lashley
 from cases import CASES, CONCEPTS, double, mlp, vectors
 from lashley.anatomy import places
 from lashley.curvature import natural_gradient
-from lashley.errors import SelectionError
+from lashley.errors import DataError, SelectionError
 from lashley.report import charts
 from lashley.report import results as report
 from lashley.result import Result, Table, value_of
@@ -178,3 +178,22 @@ def test_an_embedding_has_a_geometry():
     assert (row["layer"], row["dim"], row["kept"]) == ("0", 12, 11)
     assert table(result, "complement").rows[0]["rank"] == 1
     assert table(result, "steps").rows[0]["error"] < 1e-12
+
+
+def test_concepts_are_shares_of_a_reference_that_has_their_rows(subject):
+    model, _, recording = subject
+    found = geometry.run(recording, model, reference=["a", "b"])
+    assert found.settings["concepts"] == ["a", "b"]
+    assert all(value_of(row["largest"]) <= 1 + 1e-9 for row in table(found, "shares").rows)
+    with pytest.raises(
+        DataError, match="rows are in the reference, got 'c' beside reference=.'a', 'b'.: .* or leave it"
+    ):
+        geometry.run(recording, model, ["a", "c"], reference=["a", "b"])
+
+
+def test_steps_on_data_that_were_not_recorded_are_not_said_to_be_the_engrams(subject, result):
+    model, data, recording = subject
+    others = {name: [2 * batch for batch in batches] for name, batches in data.items()}
+    summary = geometry.run(recording, model, data=others, checked=["a"]).summary
+    assert "other data, or it is another network, than were recorded" in summary
+    assert "is the engram to" in result.summary and "than were recorded" not in result.summary

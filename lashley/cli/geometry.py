@@ -42,7 +42,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--beside", nargs="+", default=[], metavar="NAME", help="concepts that are the rest: no means are over them"
     )
-    parser.add_argument("--reference", nargs="+", metavar="NAME", help="concepts whose rows make S (default: all rows)")
+    parser.add_argument(
+        "--reference",
+        nargs="+",
+        metavar="NAME",
+        help="concepts whose rows make S, and which alone are read (default: all rows)",
+    )
     parser.add_argument(
         "--layers",
         nargs="+",
@@ -68,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.checked and not args.data:
         raise UsageError("expected --data beside --checked: the steps are computed on the data.")
+    if Path(args.out).suffix.lower() in (".html", ".htm"):
+        raise UsageError(f"expected --out RESULT.json, got {args.out}. lashley report makes the page of it.")
     _check_target(Path(args.out))  # before the work rather than after it
     recording = lashley.Recording.load(args.recording)
     model = load_model(args.model, args.weights)

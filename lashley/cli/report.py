@@ -77,5 +77,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _target(form: str, place: str) -> Path:
     path = Path(place)
-    folder = form == "page" and (path.is_dir() or path.suffix.lower() not in (".html", ".htm"))
+    page = form == "page"
+    if page and path.is_file() and path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"expected --out to be FILE.html or a folder, got {place}, which is another file.")
+    folder = page and (path.is_dir() or path.suffix.lower() not in (".html", ".htm"))
     return path / PAGE if folder else path

@@ -115,6 +115,8 @@ def check(
     fitted = None if train is None else _samples("train", train, concept_of, concept_names)
     if samples is None and (fitted is not None or retrained is not None):
         raise DataError("Expected data beside train= and retrained=, got none: there are no samples to ask them about.")
+    if not -(2**63) <= seed < 2**63:
+        raise DataError(f"Expected seed= to be a whole number of 64 bits, got {seed}. Give a smaller one.")
     edits = edits_of(model, recording, concepts, null, alpha, estimator, bias, layers, seed)
     kinds = [kind for kind in controls if kind != "random samples" or samples is not None]
     settings = {

@@ -79,7 +79,9 @@ def table(view: View, label: str) -> str:
 
 def escape(text: str) -> str:
     """Plain text as LaTeX that prints it, on one line."""
-    return _SPECIAL.sub(lambda found: _ESCAPES[found[0]], " ".join(text.split(" ")).replace("\n", " "))
+    line = _SPECIAL.sub(lambda found: _ESCAPES[found[0]], " ".join(text.split(" ")).replace("\n", " "))
+    # Behind the end of a row or a rule, these would be read as its option.
+    return f"{{{line[0]}}}{line[1:]}" if line.startswith(("[", "*")) else line
 
 
 def _groups(view: View) -> list[str]:

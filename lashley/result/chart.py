@@ -105,6 +105,8 @@ class Chart:
             raise DataError(f"Expected at least one number to draw in {where}, got none. Leave the chart out.")
         self._check_x(where)
         if self.y_range is not None:
+            if not isinstance(self.y_range, list | tuple):
+                raise DataError(f"Expected y_range= of {where} to be a low and a higher number, got {self.y_range!r}.")
             ends = tuple(number(end, f"y_range= of {where}", missing=False) for end in self.y_range)
             if len(ends) != 2 or not ends[0] < ends[1]:
                 raise DataError(f"Expected y_range= of {where} to be a low and a higher number, got {self.y_range!r}.")

@@ -90,7 +90,11 @@ def number(value: Any, where: str, *, missing: bool = True) -> Any:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"Expected a number in {where}, got {value!r:.60} ({type(value).__name__}).")
-    if not math.isfinite(value):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError as error:  # an int beyond every float
+        raise DataError(f"Expected a number that a float can hold in {where}, got a far larger one.") from error
+    if not finite:
         raise DataError(f"Expected a finite number in {where}, got {value}. {NULL}")
     return value
 

@@ -93,7 +93,7 @@ def load(cls: type[T], path: Path) -> T:
         )
     try:
         return _made(cls, {key: value for key, value in content.items() if key != "kind"}, "the result")
-    except DataError as error:
+    except (DataError, RecursionError) as error:
         raise StoreError(f"{path} is no sound result. {error} Run its command again{_command_of(content)}.") from error
 
 
@@ -102,13 +102,19 @@ def _parsed(text: str, path: Path) -> Any:
         raise StoreError(f"Expected finite numbers in {path}, got {literal}, which is no JSON. {NULL}")
 
     try:
-        return json.loads(text, parse_constant=refuse)
+        content = json.loads(text, parse_constant=refuse)
+        json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair is JSON, and no page can show it
+        return content
     except json.JSONDecodeError as error:
         cut = not text[error.pos :].strip() or error.msg.startswith("Unterminated")
         how = "it ends too early, as if cut off" if cut else error.msg
         raise StoreError(
             f"Expected {path} to be a result, which is JSON; line {error.lineno}, place {error.colno}: {how}. Copy it "
             "again, or run its command again."
+        ) from error
+    except (ValueError, RecursionError) as error:  # thousands of digits or of brackets, half a character
+        raise StoreError(
+            f"Expected {path} to be a result, which can be read and shown; {error}. Run its command again."
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from lashley.curvature import Data
+from lashley.errors import DataError
 from lashley.observer import Forward
 from lashley.recording import Recording
 from lashley.result import Result, made_by
@@ -25,6 +26,7 @@ __all__ = ["LIMIT", "run"]
 # The end of a summary, for who measures edits as well to replace.
 LIMIT = "These are facts about the recorded rows and the weights. What an edit does to answers is not measured here."
 
+_ROUNDING = 0.01  # above it, the step and the engram are not of the same rows: float32 leaves about 1e-4
 _CHECKED = 3  # concepts that are compared with natural-gradient steps by default
 
 
@@ -54,6 +56,7 @@ def run(
 
     Args:
         recording, model, concepts, layers, reference, bias, cut: as `lashley.anatomy.places` takes them.
+            With a reference, the concepts are its own if none are named, and no others.
         threshold: from which a direction counts as owned.
         beside: concepts that are the rest of the data: they are in the maps, and means are not over them.
         data, concept_of, forward: what was recorded; without data the steps are left out. They are against all rows.
@@ -67,6 +70,14 @@ def run(
         As `lashley.anatomy.places` and `lashley.curvature.natural_gradient` do.
     """
     cut = Cut() if cut is None else cut
+    if reference is not None:
+        concepts = list(reference if concepts is None else concepts)
+        if not recording.overlapping and (apart := [name for name in concepts if name not in reference]):
+            raise DataError(
+                f"Expected concepts whose rows are in the reference, got {apart[0]!r} beside "
+                f"reference={list(reference)}: of rows that are not there nothing is a share. Name it in reference= "
+                "(--reference) too, or leave it out."
+            )
     readings = read(
         recording, model, concepts,
         layers=layers, reference=reference, bias=bias, cut=cut, threshold=threshold, beside=beside,
@@ -131,10 +142,15 @@ def _summary(readings: Sequence[LayerReading], steps: Sequence[FisherReading], t
     ]
     if steps:
         worst, hard = max(step.error for step in steps), max(step.hard for step in steps)
-        text = (
-            "The gradient of the forgetting objective by autograd, divided by the moment of the inputs, is the engram "
-            f"to {worst:.1e} of its norm (corollary 6.3). With the constraint of theorem 6.1 kept, the solution "
-            + ("is zero in every layer looked at." if hard == 0 else f"has at most {hard:.2g} of the engram's norm.")
+        text = "The gradient of the forgetting objective by autograd, divided by the moment of the inputs, " + (
+            f"is the engram to {worst:.1e} of its norm (corollary 6.3)."
+            if worst <= _ROUNDING
+            else f"is away from the engram by up to {worst:.1e} of its norm. Corollary 6.3 makes them equal up to "
+            "the precision of the network, so these are probably other data, or it is another network, than were "
+            "recorded; then the steps say nothing of the recording."
+        )
+        text += " With the constraint of theorem 6.1 kept, the solution " + (
+            "is zero in every layer looked at." if hard == 0 else f"has at most {hard:.2g} of the engram's norm."
         )
         bent = [value for step in steps for value in step.cosines.get(SHOWN, ())]
         if bent:
