@@ -598,7 +598,7 @@ def products_of(monkeypatch: pytest.MonkeyPatch, engram: Callable[[], Tensor]) -
 
 
 @pytest.mark.parametrize("outputs", [40, 4000], ids=["weight first", "operator first"])
-def test_float32_products_are_finished_in_float32_and_err_no_more_than_they_do(
+def test_float32_products_are_finished_in_float32_and_err_about_as_much(
     monkeypatch: pytest.MonkeyPatch, outputs: int
 ) -> None:
     site, x_c, x, weight = poorly_conditioned(torch.float32)

@@ -163,8 +163,8 @@ class Operator:
         solution: how it was solved.
         divide: ``X -> X S^+`` for rows X, where that is to be done last.
         precision: of the products with the weights and of the division, where the weights have it too: float32 where
-            the moments were multiplied in float32 and the cut lies above their noise. Then these products err as much
-            as the moments did, and no more. The rest is float64.
+            the moments were multiplied in float32 and the cut lies above their noise. Then these products err about
+            as much as the moments did. The rest is float64.
     """
 
     left: Tensor
