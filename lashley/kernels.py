@@ -4,8 +4,8 @@ Autocast would make them bfloat16 and TF32 would drop 13 bits; `full_precision` 
 
 On the host torch hands float32 products to MKL, which leaves the AVX-512 units of processors by other makers than Intel
 idle. oneDNN, which torch brings along for convolutions, does not, and takes half the time there
-(``benchmarks/peer`` has both). Where that holds, `matmul` multiplies with it, and so do the linear layers of a forward pass
-inside `swift`. The sums are the same to rounding. ``torch.backends.mkldnn.flags(enabled=False)`` turns it off.
+(``benchmarks/peer`` has both). Where that holds, `matmul` multiplies with it, and so do the linear layers of a forward
+pass inside `swift`. The sums are the same to rounding. ``torch.backends.mkldnn.flags(enabled=False)`` turns it off.
 """
 
 from __future__ import annotations
