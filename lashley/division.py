@@ -57,9 +57,10 @@ class _Seen:
         self.total = self.total + rows.sum(1, dtype=torch.float64)
         self.norms = self.norms + rows.norm(dim=-1).sum(dtype=torch.float64)
 
-    def moved(self, other: _Seen) -> Tensor:
-        """How far apart the two sums are, as a share of the norms."""
-        return (torch.as_tensor(self.total) - other.total).norm() / torch.as_tensor(self.norms).clamp(min=1e-300)
+    def moved(self, other: _Seen) -> float:
+        """How far apart the two sums are, as a share of the norms. Infinite where one of them is not finite."""
+        apart, norms = torch.as_tensor(self.total - other.total).norm().item(), float(self.norms)
+        return apart / norms if apart < float("inf") and norms else float("inf") if apart else 0.0
 
 
 class Witness:
@@ -85,19 +86,19 @@ class Witness:
             for rows in rows_of(layer, x, chosen):
                 seen.setdefault(str(chosen.concept), _Seen()).add(rows)
 
-    def furthest(self, other: Witness) -> tuple[str, float]:
-        """The layer, of those that the other saw, where the rows of some sample differ most between the two, and by how
-        much: their sum, as a share of the sum of their norms. Infinite where their numbers differ.
+    def furthest(self, other: Witness, layers: Iterable[str]) -> tuple[str, float]:
+        """The layer, of these, where the rows of some sample differ most between the two, and by how much: their sum,
+        as a share of the sum of their norms. Infinite where their numbers differ.
         """
         worst, most = "", 0.0
-        for layer, theirs in other._seen.items():
-            ours = self._seen.get(layer, {})
+        for layer in layers:
+            ours, theirs = self._seen.get(layer, {}), other._seen.get(layer, {})
             if {n: seen.rows for n, seen in ours.items()} != {n: seen.rows for n, seen in theirs.items()}:
                 return layer, float("inf")
-            moved = torch.stack([seen.moved(theirs[sample]) for sample, seen in ours.items()])
-            share = moved.nan_to_num(nan=float("inf")).max().item()
-            if share > most:
-                worst, most = layer, share
+            for sample, seen in ours.items():
+                share = seen.moved(theirs[sample])
+                if share > most:
+                    worst, most = layer, share
         return worst, most
 
 
@@ -127,13 +128,9 @@ class Division:
             return None  # an error, for whoever runs the whole batch to tell
         return portions
 
-    def compare(self, whole: Witness, parts: Witness) -> None:
-        """Decide by a batch that was run both ways.
-
-        Args:
-            parts: saw those layers only that are recorded.
-        """
-        layer, moved = whole.furthest(parts)
+    def compare(self, whole: Witness, parts: Witness, layers: Iterable[str]) -> None:
+        """Decide by a batch that was run both ways, and by what these layers read in it."""
+        layer, moved = whole.furthest(parts, layers)
         self.agreed = moved <= _AGREE
         if not self.agreed:
             by = f"{moved:.2g} of their norms" if moved < float("inf") else "their number"

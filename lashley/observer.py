@@ -209,7 +209,7 @@ class Observer:
                 except Exception as error:  # whatever it is, the whole batch did without
                     division.fail(error)
                     return
-        division.compare(whole, parts)
+        division.compare(whole, parts, self._tally.sums)
 
     def _run(self, now: _Pass) -> None:
         """The user's forward pass, or the default one."""

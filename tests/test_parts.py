@@ -431,6 +431,18 @@ def test_a_model_that_sees_padding_is_told_and_recorded_whole(how: str) -> None:
     assert seen[0] == plain[0] and seen[-5:] == plain[1:]
 
 
+def test_a_model_of_transformers_that_does_not_keep_the_promise() -> None:
+    """Convolutions over positions read the padding behind a sample."""
+    from transformers import ConvBertConfig, ConvBertForMaskedLM
+
+    settings = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = ConvBertForMaskedLM(ConvBertConfig(**language.SMALL, **settings, embedding_size=24))
+    model = language.filled(model, torch.float32)
+    with pytest.warns(LashleyWarning, match="at layer 'convbert.encoder.layer.1"):
+        recording = record(model, data(), progress=False)
+    assert_same(recording, whole(model, data()), rel=0)
+
+
 def test_the_right_twin_is_divided() -> None:
     model = Leaking("")
     assert_same(divided(model, data()), whole(model, data()), rel=1e-12)
