@@ -1,13 +1,14 @@
 """Whether the batches of a recording may be run in parts of like length (`lashley.data.parts`), and the proof.
 
 It takes a model to which trailing padding means nothing. Models of transformers promise that, and most keep it. So the
-first batch that can be divided is run both ways: whole, as it is recorded, and in parts, with two `Witness`es who add
-up the rows of every sample. Only where they agree are the batches that follow divided.
+first batch that can be divided is run both ways: whole, as it is recorded, and in those parts that padding was cut off
+from, with two `Witness`es who add up the rows of every sample. Only where they agree are later batches divided.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -58,9 +59,13 @@ class _Seen:
         self.norms = self.norms + rows.norm(dim=-1).sum(dtype=torch.float64)
 
     def moved(self, other: _Seen) -> float:
-        """How far apart the two sums are, as a share of the norms. Infinite where one of them is not finite."""
+        """How far apart the two sums are, as a share of the norms. Infinite where one of them is not finite, and where
+        they are not of as many rows.
+        """
         apart, norms = torch.as_tensor(self.total - other.total).norm().item(), float(self.norms)
-        return apart / norms if apart < float("inf") and norms else float("inf") if apart else 0.0
+        if self.rows != other.rows or not math.isfinite(apart):
+            return math.inf
+        return apart / norms if norms else apart
 
 
 class Witness:
@@ -86,17 +91,15 @@ class Witness:
             for rows in rows_of(layer, x, chosen):
                 seen.setdefault(str(chosen.concept), _Seen()).add(rows)
 
-    def furthest(self, other: Witness, layers: Iterable[str]) -> tuple[str, float]:
-        """The layer, of these, where the rows of some sample differ most between the two, and by how much: their sum,
-        as a share of the sum of their norms. Infinite where their numbers differ.
+    def furthest(self, other: Witness, layers: Iterable[str], samples: Iterable[int]) -> tuple[str, float]:
+        """The layer, of these, where the rows of one of these samples differ most between the two, and by how much:
+        their sum, as a share of the sum of their norms. Infinite where their numbers differ.
         """
-        worst, most = "", 0.0
+        worst, most, names = "", 0.0, [str(sample) for sample in samples]
         for layer in layers:
             ours, theirs = self._seen.get(layer, {}), other._seen.get(layer, {})
-            if {n: seen.rows for n, seen in ours.items()} != {n: seen.rows for n, seen in theirs.items()}:
-                return layer, float("inf")
-            for sample, seen in ours.items():
-                share = seen.moved(theirs[sample])
+            for name in names:
+                share = ours.get(name, _Seen()).moved(theirs.get(name, _Seen()))
                 if share > most:
                     worst, most = layer, share
         return worst, most
@@ -128,13 +131,13 @@ class Division:
             return None  # an error, for whoever runs the whole batch to tell
         return portions
 
-    def compare(self, whole: Witness, parts: Witness, layers: Iterable[str]) -> None:
-        """Decide by a batch that was run both ways, and by what these layers read in it."""
-        layer, moved = whole.furthest(parts, layers)
+    def compare(self, whole: Witness, parts: Witness, layers: Iterable[str], samples: Iterable[int]) -> None:
+        """Decide by a batch that was run both ways, and by what these layers read of these samples in it."""
+        layer, moved = whole.furthest(parts, layers, samples)
         self.agreed = moved <= _AGREE
         if not self.agreed:
-            by = f"{moved:.2g} of their norms" if moved < float("inf") else "their number"
-            _warn(f"the rows of a sample at layer {layer!r} changed by {by} when the padding behind it was cut off")
+            how = f"by {moved:.2g} of their norms" if math.isfinite(moved) else "in number, or to nan,"
+            _warn(f"the rows of a sample at layer {layer!r} changed {how} when the padding behind it was cut off")
 
     def fail(self, error: Exception) -> None:
         """Decide by a batch that runs whole and not in parts."""

@@ -158,7 +158,10 @@ class Observer:
         else:
             whole, samples = Witness(), range(sum(len(portion.samples) for portion in portions))
             self._count(_Pass(number, batch, members, audit, _Apart.of(number, batch, samples, whole)))
-            self._try_parts(self._division, number, whole, portions)
+            # The longest part may have lost nothing, and would prove nothing for most of the work.
+            width = batch["attention_mask"].shape[1]
+            cut = [portion for portion in portions if portion.batch["attention_mask"].shape[1] < width]
+            self._try_parts(self._division, number, whole, cut)
 
     def _count(self, now: _Pass) -> None:
         """A forward pass, and the rows of every layer to the sums."""
@@ -192,7 +195,7 @@ class Observer:
             self._sharing.check()
 
     def _try_parts(self, division: Division, number: int, whole: Witness, portions: Sequence[Portion]) -> None:
-        """Run a batch that was counted once more, in parts, to see whether those that follow may be counted so.
+        """Run parts of a batch that was counted whole, to see whether those that follow may be counted in parts.
 
         Args:
             whole: what was seen when it was counted.
@@ -209,7 +212,8 @@ class Observer:
                 except Exception as error:  # whatever it is, the whole batch did without
                     division.fail(error)
                     return
-        division.compare(whole, parts, self._tally.sums)
+        samples = torch.cat([portion.samples for portion in portions]).tolist()
+        division.compare(whole, parts, self._tally.sums, samples)
 
     def _run(self, now: _Pass) -> None:
         """The user's forward pass, or the default one."""

@@ -95,6 +95,13 @@ def shapes(model: nn.Module) -> Iterator[list[tuple[int, int]]]:
     handle.remove()
 
 
+def tried(batch: Batch) -> list[Any]:
+    """The parts in which a first batch is run beside the whole: those that padding was cut off from."""
+    return [
+        part for part in parts_of(batch, 64) or () if part.batch["input_ids"].shape[1] < batch["input_ids"].shape[1]
+    ]
+
+
 def whole(model: nn.Module, batches: Any, *how: Any, **more: Any) -> Recording:
     """What is recorded of whole batches."""
     return record(model, batches, *how, forward=lambda model, batch: model(**batch), progress=False, **more)
@@ -108,9 +115,7 @@ def divided(model: nn.Module, batches: Any, *how: Any, **more: Any) -> Recording
         recording = record(model, batches, *how, progress=False, **more)
     first = tuple(plain[0]["attention_mask"].shape)
     assert seen[0] == first
-    tried = parts_of(plain[0], 64)
-    assert tried is not None
-    parts = seen[1 + len(tried) :]  # the first batch was run both ways
+    parts = seen[1 + len(tried(plain[0])) :]  # the first batch was run both ways
     expected = [part.batch["attention_mask"].shape for batch in plain[1:] for part in parts_of(batch, 64) or ()]
     assert parts == expected and len(parts) > len(plain) - 1
     assert sum(a * b for a, b in parts) < 0.7 * sum(batch["attention_mask"].numel() for batch in plain[1:])
@@ -313,9 +318,7 @@ def test_a_pass_still_ends_early_after_parts() -> None:
         divided(model, data(), target_modules=["q_proj"]), whole(model, data(), target_modules=["q_proj"]), rel=1e-9
     )
     ended = len(seen) - 6  # the whole ones all reach the head
-    tried = parts_of(data()["a"][0], 64)
-    assert tried is not None
-    assert ended == 1 + len(tried) + 1  # the first batch, both ways, and one part
+    assert ended == 1 + len(tried(data()["a"][0])) + 1  # the first batch, both ways, and one part
 
 
 # What is never divided.
@@ -391,7 +394,7 @@ class Leaking(nn.Module):
 
     Args:
         how: "pooling": the mean over all positions reaches every position. "neighbour": every position reads the next
-            one, so that one row of a sample changes. "window": takes batches of one width only. "token 7": as
+            one, so that one row of a sample changes. "counting": a layer is called twice where rows are short. "window": takes batches of one width only. "token 7": as
             "pooling", but in batches with that token only. "noise": padding means nothing, random numbers do.
     """
 
@@ -414,13 +417,18 @@ class Leaking(nn.Module):
             raise ValueError("expected 26 positions or more")
         if self.how == "noise":
             x = x + torch.randn(())
+        if self.how == "counting" and input_ids.shape[1] < 26:
+            self.second(x)
         return self.second(x)
 
 
-@pytest.mark.parametrize("how", ["pooling", "neighbour", "window", "noise"])
+@pytest.mark.parametrize("how", ["pooling", "neighbour", "window", "noise", "counting"])
 def test_a_model_that_sees_padding_is_told_and_recorded_whole(how: str) -> None:
     model = Leaking(how)
-    message = {"window": r"fails on shorter batches \(ValueError: expected 26"}.get(how, r"layer 'second' changed by")
+    message = {
+        "window": r"fails on shorter batches \(ValueError: expected 26",
+        "counting": "layer 'second' changed in number",
+    }.get(how, r"layer 'second' changed by")
     with pytest.warns(LashleyWarning, match=message) as caught, shapes(model) as seen:
         torch.manual_seed(5)
         recording = record(model, data(labels=False), progress=False)
