@@ -67,7 +67,9 @@ def record(
             data gave it. Default: ``labels != -100`` at decoder sites of a mapping with token labels, else
             ``attention_mask``, else every row.
         forward: ``f(model, batch)`` in place of the default call; the batch is as the data gave it, and the forward is
-            never stopped early.
+            never stopped early. The default call, with the default ``rows``, runs a padded batch of a model of
+            transformers in parts of like length, if on one batch run both ways padding meant nothing to the model
+            (`lashley.division`). ``forward=lambda model, batch: model(**batch)`` runs every batch whole.
         checkpoint: a folder. What was counted is written there every half minute (more seldom where that takes long)
             and when a concept of a mapping is over. Killed, the same call goes on from there, and comes to the same
             numbers to the bit; the data are read from the start, without the forward pass, and must be the same. At

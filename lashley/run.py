@@ -101,7 +101,7 @@ class Run:
         facts = saved.progress
         self.ledger = Ledger(facts["batches"])
         self.tally.restore(facts["tally"], saved.state())
-        self.observer.resume({name: Fold(**fold) for name, fold in facts["folds"].items()})
+        self.observer.resume({name: Fold(**fold) for name, fold in facts["folds"].items()}, facts.get("divides"))
 
     def _save(self, saved: Checkpoint) -> None:
         """Write what the next run needs to go on after this batch."""
@@ -110,6 +110,7 @@ class Run:
             "share": self.observer.share,
             "batches": self.ledger.batches,
             "folds": {name: fold._asdict() for name, fold in self.observer.folds.items()},
+            "divides": self.observer.divides,
             "tally": facts,
         }
         saved.step(progress, tensors, self.tally.files)

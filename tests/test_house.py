@@ -50,7 +50,7 @@ anatomy
 merging
 checkpoint
 tally
-subject audit observer
+subject audit division observer
 ledger run
 recorder
 curvature
