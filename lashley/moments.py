@@ -183,26 +183,27 @@ class Moment:
         return f"Moment(dim={self.dim}, count={self.count}, {form})"
 
     def pack(self) -> dict[str, Tensor]:
-        """Tensors that hold the whole moment: ``sum`` and either ``rows`` or ``triangle [D(D+1)/2]`` (row by row)."""
+        """The whole moment as tensors, not copied: ``sum`` and either ``rows`` or ``block.0``, ``block.1``, ..."""
         if self.rows is not None:
             return {"sum": self.sum, "rows": self.rows}
-        return {"sum": self.sum, "triangle": self.square[_triangle(self.dim, self.sum.device)]}
+        assert self.blocks is not None
+        return {"sum": self.sum, **numbered("block", self.blocks)}
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], count: int, product: torch.dtype = torch.float64) -> Moment:
-        """The inverse of `pack`."""
+        """The inverse of `pack`. What files of version 1 have in place of blocks is read too: ``triangle [D(D+1)/2]``,
+        the lower one row by row.
+        """
+        total = tensors["sum"]
         if "rows" in tensors:
-            return cls(tensors["sum"], count, rows=tensors["rows"])
-        if "triangle" not in tensors:
-            return Diagonal(tensors["sum"])
-        total, triangle = tensors["sum"], tensors["triangle"]
-        dim = total.shape[0]
-        if triangle.numel() != dim * (dim + 1) // 2:
-            raise MomentError(f"Expected a triangle of {dim * (dim + 1) // 2} numbers, got {triangle.numel()}.")
-        full = triangle.new_zeros(dim, dim)
-        full[_triangle(dim, full.device)] = triangle
-        blocks = tuple(full[start:, start:stop].clone() for start, stop in edges(dim))
-        # Above the diagonal of a corner the triangle has nothing, and `square` takes nothing from there.
+            return cls(total, count, rows=tensors["rows"])
+        if "triangle" in tensors:
+            return cls(total, count, blocks=_from_triangle(tensors["triangle"], total.shape[0]), product=product)
+        if not (blocks := tuple(listed("block", tensors))):
+            return Diagonal(total)
+        wanted, got = _shapes(total.shape[0]), [tuple(block.shape) for block in blocks]
+        if got != wanted:
+            raise MomentError(f"Expected block columns of shapes {wanted}, got {got}.")
         return cls(total, count, blocks=blocks, product=product)
 
 
@@ -433,7 +434,7 @@ class Accumulator:
 
     def _shapes(self) -> list[tuple[int, int]]:
         """The blocks that products are summed in."""
-        return [(self.dim - start, stop - start) for start, stop in edges(self.dim)]
+        return _shapes(self.dim)
 
     def _factors(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each block, the two factors whose product these rows add."""
@@ -445,6 +446,11 @@ def edges(dim: int) -> list[tuple[int, int]]:
     """Where the block columns begin and end. Fixed by D alone, so that any two moments of a site add block by block."""
     count = 1 if dim < 128 else 4 if dim < 512 else 8
     return list(pairwise(round(i * dim / count) for i in range(count + 1)))
+
+
+def _shapes(dim: int) -> list[tuple[int, int]]:
+    """Of the block columns."""
+    return [(dim - start, stop - start) for start, stop in edges(dim)]
 
 
 def _check_width(dim: int, moments: Iterable[Moment]) -> None:
@@ -473,9 +479,16 @@ def thin_limit(dim: int, *dtypes: torch.dtype) -> int:
     return max(1, min(dim, 4 * (dim + 1) // size))
 
 
-def _triangle(dim: int, device: torch.device) -> Tensor:
-    """Where the lower triangle is; a mask takes an eighth of the room of two lists of indices, and reads row by row."""
-    return torch.ones(dim, dim, dtype=torch.bool, device=device).tril_()
+def _from_triangle(triangle: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Block columns of a lower triangle ``[D(D+1)/2]`` that is given row by row.
+
+    Above the diagonal of a corner there is nothing in it, and `Moment.matrix` takes nothing from there.
+    """
+    if triangle.numel() != dim * (dim + 1) // 2:
+        raise MomentError(f"Expected a triangle of {dim * (dim + 1) // 2} numbers, got {triangle.numel()}.")
+    full = triangle.new_zeros(dim, dim)
+    full[torch.ones_like(full, dtype=torch.bool).tril_()] = triangle
+    return tuple(full[start:, start:stop].clone() for start, stop in edges(dim))
 
 
 def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:

@@ -50,7 +50,7 @@ from lashley.store import Reader, writing
 
 __all__ = ["KIND", "VERSION", "Recording", "Site", "from_folder", "manifest_of", "together"]
 
-KIND, VERSION = "recording", 1
+KIND, VERSION = "recording", 2  # version 1 had triangles in place of block columns
 
 Concepts = str | Sequence[str] | Mapping[str, float]
 

@@ -709,7 +709,7 @@ def test_a_checkpoint_of_a_newer_version(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(checkpoint, "VERSION", 9)
     stopped(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match=r"an unfinished recording of version 1 or older, got version 9"):
+    with pytest.raises(StoreError, match=r"an unfinished recording of version 2 or older, got version 9"):
         record(mlp(), data(), checkpoint=tmp_path)
 
 

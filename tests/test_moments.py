@@ -209,9 +209,19 @@ def test_packing_is_exact(moment: Moment) -> None:
     assert torch.equal(back.square, moment.square)
     assert torch.equal(back.augmented, moment.augmented)
     if not moment.thin:
-        assert tensors["triangle"].shape == (150 * 151 // 2,)
-        assert torch.equal(tensors["triangle"][:3], moment.square[[0, 1, 1], [0, 0, 1]])  # row by row
+        assert [tensors[f"block.{k}"].data_ptr() for k in range(4)] == [block.data_ptr() for block in moment.blocks]
+        assert sum(tensors[f"block.{k}"].numel() for k in range(4)) == pytest.approx(150 * 150 * 5 / 8, rel=0.01)
         check(back + back, torch.cat([gaussian(300, 150)] * 2))
+
+
+@pytest.mark.parametrize("dim", [1, 150, 600])
+def test_triangles_of_old_files_are_read(dim: int) -> None:
+    moment = Moment.of(gaussian(2 * dim + 2, dim))
+    lower = torch.ones(dim, dim, dtype=torch.bool).tril()
+    back = Moment.unpack({"sum": moment.sum, "triangle": moment.square[lower]}, moment.count, torch.float32)
+    assert (back.count, back.product) == (moment.count, torch.float32)
+    assert torch.equal(back.square, moment.square)
+    assert torch.equal((back + moment).square, 2 * moment.square)
 
 
 def test_float32_products_do_not_lose_digits_as_batches_accumulate() -> None:
@@ -311,3 +321,5 @@ def test_errors() -> None:
         Moment.of(gaussian(30, 3)).design(augmented=True)
     with pytest.raises(MomentError, match="a triangle of 6 numbers, got 5"):
         Moment.unpack({"sum": torch.zeros(3), "triangle": torch.zeros(5)}, 1)
+    with pytest.raises(MomentError, match=r"block columns of shapes \[\(3, 3\)\], got \[\(3, 3\), \(2, 2\)\]"):
+        Moment.unpack({"sum": torch.zeros(3), "block.0": torch.zeros(3, 3), "block.1": torch.zeros(2, 2)}, 1)
