@@ -111,28 +111,32 @@ class Moment:
     @property
     def square(self) -> Tensor:
         """S, float64 ``[D, D]``, symmetric to the bit. Built at each call: keep it if it is needed twice."""
-        blocks = self.blocks if self.blocks is not None else _products(self.design(augmented=False))
-        full = self.sum.new_empty(self.dim, self.dim)
-        for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
-            full[start:, start:stop] = block
-            full[start:stop, stop:] = block[stop - start :].T
-            # The two triangles of a product differ in the last bit.
-            corner = full[start:stop, start:stop]
-            corner.copy_(corner.tril() + corner.tril(-1).T)
-        return full
+        return self.matrix(augmented=False)
 
     @property
     def augmented(self) -> Tensor:
         """S~, float64 ``[D+1, D+1]``: the moment of the rows with a 1 appended."""
-        full = self.sum.new_empty(self.dim + 1, self.dim + 1)
-        full[:-1, :-1] = self.square
-        full[-1, :-1] = full[:-1, -1] = self.sum
-        full[-1, -1] = self.count
+        return self.matrix(augmented=True)
+
+    def matrix(self, augmented: bool, dtype: torch.dtype = torch.float64) -> Tensor:
+        """S or S~, symmetric to the bit. Built at each call, in ``dtype`` from the start."""
+        size = self.dim + int(augmented)
+        full = self.sum.new_empty(size, size, dtype=dtype)
+        self._write(full[: self.dim, : self.dim])
+        if augmented:
+            full[-1, :-1] = full[:-1, -1] = self.sum
+            full[-1, -1] = self.count
         return full
 
-    def matrix(self, augmented: bool) -> Tensor:
-        """S or S~."""
-        return self.augmented if augmented else self.square
+    def _write(self, square: Tensor) -> None:
+        """S into memory that is there."""
+        blocks = self.blocks if self.blocks is not None else _products(self.design(augmented=False))
+        for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
+            square[start:, start:stop] = block
+            square[start:stop, stop:] = square[stop:, start:stop].T
+            # The two triangles of a product differ in the last bit.
+            corner = square[start:stop, start:stop]
+            corner.copy_(corner.tril() + corner.tril(-1).T)
 
     def design(self, augmented: bool) -> Tensor:
         """The rows of a thin moment in float64, with the column of ones when augmented: ``[N, D]`` or ``[N, D+1]``."""
@@ -215,15 +219,17 @@ class Diagonal(Moment):
     def __init__(self, counts: Tensor) -> None:
         super().__init__(counts, int(counts.sum().item()), blocks=())
 
-    @property
-    def square(self) -> Tensor:
-        """``diag(c)`` written out, ``[D, D]``: for looking at small ones; solving never needs it."""
+    def matrix(self, augmented: bool, dtype: torch.dtype = torch.float64) -> Tensor:
+        """``diag(c)`` written out, bordered when augmented: for looking at small ones; solving never needs it."""
         if self.dim > _WRITTEN_OUT:
             raise MomentError(
                 f"Expected at most {_WRITTEN_OUT} columns to write a diagonal moment out as a square, got {self.dim}. "
                 "Its diagonal is moment.sum."
             )
-        return self.sum.diag()
+        return super().matrix(augmented, dtype)
+
+    def _write(self, square: Tensor) -> None:
+        square.zero_().diagonal().copy_(self.sum)
 
     def to(self, device: torch.device | str) -> Diagonal:
         return Diagonal(self.sum.to(device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from helpers import assert_close, assert_near, gaussian
 from lashley.errors import MomentError
-from lashley.moments import Accumulator, Moment, edges, pool, product_dtype, wide
+from lashley.moments import Accumulator, Diagonal, Moment, edges, pool, product_dtype, wide
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -222,6 +224,27 @@ def test_triangles_of_old_files_are_read(dim: int) -> None:
     assert (back.count, back.product) == (moment.count, torch.float32)
     assert torch.equal(back.square, moment.square)
     assert torch.equal((back + moment).square, 2 * moment.square)
+
+
+MOMENTS = {
+    "thin": lambda: Moment.of(gaussian(3, 40)),
+    "square": lambda: Moment.of(gaussian(300, 40)),
+    "blocks": lambda: Moment.of(gaussian(700, 600).float()),
+    "diagonal": lambda: Diagonal(torch.tensor([3.0, 0.0, 1e-40], dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("make", MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_matrix_in_another_dtype_is_the_float64_one_rounded_once(
+    make: Callable[[], Moment], augmented: bool
+) -> None:
+    moment = make()
+    exact, rounded = moment.matrix(augmented), moment.matrix(augmented, torch.float32)
+    assert (exact.dtype, rounded.dtype) == (torch.float64, torch.float32)
+    assert torch.equal(exact, exact.T)
+    assert torch.equal(rounded, exact.float())
+    assert torch.equal(exact, moment.augmented if augmented else moment.square)
 
 
 def test_float32_products_do_not_lose_digits_as_batches_accumulate() -> None:
