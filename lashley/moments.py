@@ -32,6 +32,7 @@ from lashley.errors import MomentError
 __all__ = [
     "Accumulator",
     "Moment",
+    "Pool",
     "all_finite",
     "coarser",
     "column_sums",
@@ -294,19 +295,41 @@ def pool_all(parts: Iterable[Sequence[Moment]], dtype: torch.dtype | None = torc
     Args:
         dtype: of the products of rows that have to be multiplied now; None decides by `product_dtype`.
     """
-    alone: Sequence[Moment] = ()
-    together: Accumulator | Counts | None = None
+    pool = Pool(dtype)
     for moments in parts:
-        if not alone:
-            alone = moments
-            continue
-        if together is None:
-            dim = alone[0].dim
-            diagonal = isinstance(alone[0], Diagonal)
-            together = Counts(dim) if diagonal else Accumulator(dim, len(alone), dtype)
-            together.include(alone)
-        together.include(moments)
-    return list(alone) if together is None else together.moments()
+        pool.add(moments)
+    return pool.moments()
+
+
+class Pool:
+    """Moments in, the moments of all their rows out: `pool_all`, one part after another.
+
+    Args:
+        dtype: as `pool_all` takes it.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = torch.float64) -> None:
+        self.dtype = dtype
+        self._alone: Sequence[Moment] = ()
+        self._together: Accumulator | Counts | None = None
+
+    def add(self, moments: Sequence[Moment]) -> None:
+        """Take one moment of each matrix."""
+        if self._together is not None:
+            self._together.include(moments)
+        elif not self._alone:
+            self._alone = moments
+        else:
+            first = self._alone[0]
+            several = Accumulator(first.dim, len(self._alone), self.dtype)
+            self._together = Counts(first.dim) if isinstance(first, Diagonal) else several
+            self._together.include(self._alone)
+            self._together.include(moments)
+            self._alone = ()
+
+    def moments(self) -> list[Moment]:
+        """Those of all rows; of a single part, its own. Ask for them when nothing more is added."""
+        return list(self._alone) if self._together is None else self._together.moments()
 
 
 class Accumulator:
