@@ -43,7 +43,7 @@ def merge(*recordings: Recording) -> Recording:
             parts = (r._moments[number][concept] for r in recordings if concept in r.concepts)
             held[concept] = together(parts, torch.float64)
         kept.append(held)
-        if first._pooled is not None:
+        if first.overlapping or first.keep == "products":  # else the concepts say
             pooled.append(together((r._all(number) for r in recordings), torch.float64))
         sites.append(Site(site.name, site.dim, site.layers, sum(r.sites[number].rows for r in recordings)))
     return Recording(

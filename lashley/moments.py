@@ -31,6 +31,7 @@ from lashley.kernels import full_precision, matmul
 __all__ = [
     "Accumulator",
     "Moment",
+    "Pool",
     "all_finite",
     "coarser",
     "column_sums",
@@ -108,28 +109,32 @@ class Moment:
     @property
     def square(self) -> Tensor:
         """S, float64 ``[D, D]``, symmetric to the bit. Built at each call: keep it if it is needed twice."""
-        blocks = self.blocks if self.blocks is not None else _products(self.design(augmented=False))
-        full = self.sum.new_empty(self.dim, self.dim)
-        for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
-            full[start:, start:stop] = block
-            full[start:stop, stop:] = block[stop - start :].T
-            # The two triangles of a product differ in the last bit.
-            corner = full[start:stop, start:stop]
-            corner.copy_(corner.tril() + corner.tril(-1).T)
-        return full
+        return self.matrix(augmented=False)
 
     @property
     def augmented(self) -> Tensor:
         """S~, float64 ``[D+1, D+1]``: the moment of the rows with a 1 appended."""
-        full = self.sum.new_empty(self.dim + 1, self.dim + 1)
-        full[:-1, :-1] = self.square
-        full[-1, :-1] = full[:-1, -1] = self.sum
-        full[-1, -1] = self.count
+        return self.matrix(augmented=True)
+
+    def matrix(self, augmented: bool, dtype: torch.dtype = torch.float64) -> Tensor:
+        """S or S~, symmetric to the bit. Built at each call, in ``dtype`` from the start."""
+        size = self.dim + int(augmented)
+        full = self.sum.new_empty(size, size, dtype=dtype)
+        self._write(full[: self.dim, : self.dim])
+        if augmented:
+            full[-1, :-1] = full[:-1, -1] = self.sum
+            full[-1, -1] = self.count
         return full
 
-    def matrix(self, augmented: bool) -> Tensor:
-        """S or S~."""
-        return self.augmented if augmented else self.square
+    def _write(self, square: Tensor) -> None:
+        """S into memory that is there."""
+        blocks = self.blocks if self.blocks is not None else _products(self.design(augmented=False))
+        for (start, stop), block in zip(edges(self.dim), blocks, strict=True):
+            square[start:, start:stop] = block
+            square[start:stop, stop:] = square[stop:, start:stop].T
+            # The two triangles of a product differ in the last bit.
+            corner = square[start:stop, start:stop]
+            corner.copy_(corner.tril() + corner.tril(-1).T)
 
     def design(self, augmented: bool) -> Tensor:
         """The rows of a thin moment in float64, with the column of ones when augmented: ``[N, D]`` or ``[N, D+1]``."""
@@ -180,26 +185,27 @@ class Moment:
         return f"Moment(dim={self.dim}, count={self.count}, {form})"
 
     def pack(self) -> dict[str, Tensor]:
-        """Tensors that hold the whole moment: ``sum`` and either ``rows`` or ``triangle [D(D+1)/2]`` (row by row)."""
+        """The whole moment as tensors, not copied: ``sum`` and either ``rows`` or ``block.0``, ``block.1``, ..."""
         if self.rows is not None:
             return {"sum": self.sum, "rows": self.rows}
-        return {"sum": self.sum, "triangle": self.square[_triangle(self.dim, self.sum.device)]}
+        assert self.blocks is not None
+        return {"sum": self.sum, **numbered("block", self.blocks)}
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], count: int, product: torch.dtype = torch.float64) -> Moment:
-        """The inverse of `pack`."""
+        """The inverse of `pack`. What files of version 1 have in place of blocks is read too: ``triangle [D(D+1)/2]``,
+        the lower one row by row.
+        """
+        total = tensors["sum"]
         if "rows" in tensors:
-            return cls(tensors["sum"], count, rows=tensors["rows"])
-        if "triangle" not in tensors:
-            return Diagonal(tensors["sum"])
-        total, triangle = tensors["sum"], tensors["triangle"]
-        dim = total.shape[0]
-        if triangle.numel() != dim * (dim + 1) // 2:
-            raise MomentError(f"Expected a triangle of {dim * (dim + 1) // 2} numbers, got {triangle.numel()}.")
-        full = triangle.new_zeros(dim, dim)
-        full[_triangle(dim, full.device)] = triangle
-        blocks = tuple(full[start:, start:stop].clone() for start, stop in edges(dim))
-        # Above the diagonal of a corner the triangle has nothing, and `square` takes nothing from there.
+            return cls(total, count, rows=tensors["rows"])
+        if "triangle" in tensors:
+            return cls(total, count, blocks=_from_triangle(tensors["triangle"], total.shape[0]), product=product)
+        if not (blocks := tuple(listed("block", tensors))):
+            return Diagonal(total)
+        wanted, got = _shapes(total.shape[0]), [tuple(block.shape) for block in blocks]
+        if got != wanted:
+            raise MomentError(f"Expected block columns of shapes {wanted}, got {got}.")
         return cls(total, count, blocks=blocks, product=product)
 
 
@@ -211,15 +217,17 @@ class Diagonal(Moment):
     def __init__(self, counts: Tensor) -> None:
         super().__init__(counts, int(counts.sum().item()), blocks=())
 
-    @property
-    def square(self) -> Tensor:
-        """``diag(c)`` written out, ``[D, D]``: for looking at small ones; solving never needs it."""
+    def matrix(self, augmented: bool, dtype: torch.dtype = torch.float64) -> Tensor:
+        """``diag(c)`` written out, bordered when augmented: for looking at small ones; solving never needs it."""
         if self.dim > _WRITTEN_OUT:
             raise MomentError(
                 f"Expected at most {_WRITTEN_OUT} columns to write a diagonal moment out as a square, got {self.dim}. "
                 "Its diagonal is moment.sum."
             )
-        return self.sum.diag()
+        return super().matrix(augmented, dtype)
+
+    def _write(self, square: Tensor) -> None:
+        square.zero_().diagonal().copy_(self.sum)
 
     def to(self, device: torch.device | str) -> Diagonal:
         return Diagonal(self.sum.to(device))
@@ -284,19 +292,41 @@ def pool_all(parts: Iterable[Sequence[Moment]], dtype: torch.dtype | None = torc
     Args:
         dtype: of the products of rows that have to be multiplied now; None decides by `product_dtype`.
     """
-    alone: Sequence[Moment] = ()
-    together: Accumulator | Counts | None = None
+    pool = Pool(dtype)
     for moments in parts:
-        if not alone:
-            alone = moments
-            continue
-        if together is None:
-            dim = alone[0].dim
-            diagonal = isinstance(alone[0], Diagonal)
-            together = Counts(dim) if diagonal else Accumulator(dim, len(alone), dtype)
-            together.include(alone)
-        together.include(moments)
-    return list(alone) if together is None else together.moments()
+        pool.add(moments)
+    return pool.moments()
+
+
+class Pool:
+    """Moments in, the moments of all their rows out: `pool_all`, one part after another.
+
+    Args:
+        dtype: as `pool_all` takes it.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = torch.float64) -> None:
+        self.dtype = dtype
+        self._alone: Sequence[Moment] = ()
+        self._together: Accumulator | Counts | None = None
+
+    def add(self, moments: Sequence[Moment]) -> None:
+        """Take one moment of each matrix."""
+        if self._together is not None:
+            self._together.include(moments)
+        elif not self._alone:
+            self._alone = moments
+        else:
+            first = self._alone[0]
+            several = Accumulator(first.dim, len(self._alone), self.dtype)
+            self._together = Counts(first.dim) if isinstance(first, Diagonal) else several
+            self._together.include(self._alone)
+            self._together.include(moments)
+            self._alone = ()
+
+    def moments(self) -> list[Moment]:
+        """Those of all rows; of a single part, its own. Ask for them when nothing more is added."""
+        return list(self._alone) if self._together is None else self._together.moments()
 
 
 class Accumulator:
@@ -431,7 +461,7 @@ class Accumulator:
 
     def _shapes(self) -> list[tuple[int, int]]:
         """The blocks that products are summed in."""
-        return [(self.dim - start, stop - start) for start, stop in edges(self.dim)]
+        return _shapes(self.dim)
 
     def _factors(self, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """For each block, the two factors whose product these rows, given as columns, add."""
@@ -443,6 +473,11 @@ def edges(dim: int) -> list[tuple[int, int]]:
     """Where the block columns begin and end. Fixed by D alone, so that any two moments of a site add block by block."""
     count = 1 if dim < 128 else 4 if dim < 512 else 8
     return list(pairwise(round(i * dim / count) for i in range(count + 1)))
+
+
+def _shapes(dim: int) -> list[tuple[int, int]]:
+    """Of the block columns."""
+    return [(dim - start, stop - start) for start, stop in edges(dim)]
 
 
 def _check_width(dim: int, moments: Iterable[Moment]) -> None:
@@ -471,9 +506,16 @@ def thin_limit(dim: int, *dtypes: torch.dtype) -> int:
     return max(1, min(dim, 4 * (dim + 1) // size))
 
 
-def _triangle(dim: int, device: torch.device) -> Tensor:
-    """Where the lower triangle is; a mask takes an eighth of the room of two lists of indices, and reads row by row."""
-    return torch.ones(dim, dim, dtype=torch.bool, device=device).tril_()
+def _from_triangle(triangle: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Block columns of a lower triangle ``[D(D+1)/2]`` that is given row by row.
+
+    Above the diagonal of a corner there is nothing in it, and `Moment.matrix` takes nothing from there.
+    """
+    if triangle.numel() != dim * (dim + 1) // 2:
+        raise MomentError(f"Expected a triangle of {dim * (dim + 1) // 2} numbers, got {triangle.numel()}.")
+    full = triangle.new_zeros(dim, dim)
+    full[torch.ones_like(full, dtype=torch.bool).tril_()] = triangle
+    return tuple(full[start:, start:stop].clone() for start, stop in edges(dim))
 
 
 def coarser(a: torch.dtype, b: torch.dtype) -> torch.dtype:

@@ -50,7 +50,7 @@ from lashley.store import Reader, writing
 
 __all__ = ["KIND", "VERSION", "Recording", "Site", "from_folder", "manifest_of", "together"]
 
-KIND, VERSION = "recording", 1
+KIND, VERSION = "recording", 2  # version 1 had triangles in place of block columns
 
 Concepts = str | Sequence[str] | Mapping[str, float]
 
@@ -108,7 +108,7 @@ class Recording:
         self.made_by = dict(made_by) if made_by is not None else environment()
         # Per site: concept -> one moment or product per matrix. A `Shelf` reads them from files at each request.
         self._moments = list(kept)
-        self._pooled = list(pooled) if pooled is not None else None  # all rows, where the concepts do not say
+        self._pooled = list(pooled) if pooled is not None else None  # all rows, once summed up
         self._weights = dict(weights)  # layer -> fingerprint of the weight that was recorded
         self._shards = shards
         self._folds = dict(folds or {})  # layer without a bias -> what reads its output
@@ -356,7 +356,8 @@ class Recording:
             StoreError: not a recording, not finished, damaged, or written by a newer version.
         """
         recording = from_folder(Reader(path, KIND, VERSION))
-        recording._moments = [dict(held) for held in recording._moments]
+        shelves = (held for held in recording._moments if isinstance(held, Shelf))
+        recording._moments = [{concept: shelf.copied(concept) for concept in shelf} for shelf in shelves]
         return recording
 
     def _by_key(self, site: int, held: Mapping[str, list[Any]]) -> Iterator[tuple[str, list[Any]]]:
@@ -553,7 +554,7 @@ def from_folder(reader: Reader) -> Recording:
         entries = facts["kept"]
         kept.append(Shelf(reader, number, {c: (str(i), entries[str(i)]) for i, c in enumerate(concepts)}))
         if ALL in entries:
-            pooled.append(Shelf(reader, number, {ALL: (ALL, entries[ALL])})[ALL])
+            pooled.append(Shelf(reader, number, {ALL: (ALL, entries[ALL])}).copied(ALL))
     return Recording(
         concepts=concepts,
         layers={layer.name: layer for layer in layers},

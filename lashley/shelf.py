@@ -46,12 +46,20 @@ class Shelf(Mapping[str, list[Any]]):
         self._entries = dict(entries)
 
     def __getitem__(self, concept: str) -> list[Any]:
+        return self._read(concept, copy=False)
+
+    def copied(self, concept: str) -> list[Any]:
+        """The same in memory of its own: what is read at a request lies in the file for as long as it is held."""
+        return self._read(concept, copy=True)
+
+    def _read(self, concept: str, copy: bool) -> list[Any]:
         key, facts = self._entries[concept]
         tensors = self._files.tensors(facts["file"], f"{self._site}.{key}.")
         kept: list[Any] = []
         for number, (count, product) in enumerate(facts["parts"]):
             prefix = f"{self._site}.{key}.{number}."
             parts = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            parts = {name: t.clone() for name, t in parts.items()} if copy else parts
             kind = Product if "matrix" in parts else Moment
             kept.append(kind.unpack(parts, count, _DTYPES[product]))
         return kept

@@ -12,11 +12,14 @@ What a concept's rows are added to, what is kept of it, and where the sum of all
     products  mixed              products of rows      these products            rows
 
 The layer's own sum is an `Accumulator` or `Shifts`; an embedding's `Counts` are small, and always kept as they are.
+The moments of concepts in memory are added up when all rows are asked for; those of concepts in files as they are kept,
+and the sum gets a file of its own at the end. A run that goes on adds them up again, from the files.
 Products need the weights of all layers at a site: until the sites are known, mixed rows too go to the layer's own sum.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,7 +31,7 @@ from lashley.data.rows import Pick, indices_of, rows_of
 from lashley.errors import RecordingError
 from lashley.layers import Layer
 from lashley.layers.base import Gatherer
-from lashley.moments import Accumulator, Counts, Moment
+from lashley.moments import Accumulator, Counts, Moment, Pool
 from lashley.products import Product, Products
 from lashley.recording import Site
 from lashley.shelf import ALL, Kept, Shelf, entry, packed
@@ -75,6 +78,7 @@ class Tally:
         self.overlapping = False
         self._kept: dict[str, list[list[Any]]] = {}  # by key, per site
         self._entries: dict[str, list[dict[str, Any]]] = {}  # the same where it is in files: what the manifest says
+        self._pools: dict[int, Pool] = defaultdict(lambda: Pool(dtype))  # per site: of concepts in files, all together
         self._stacked: dict[str, Tensor] = {}
         self._sites_known = False
 
@@ -119,10 +123,15 @@ class Tally:
         self._keep(str(number), (self._finished(name, concept) for name in self.sums))
 
     def close_all(self) -> list[list[Moment]] | None:
-        """Everything is over: the moments of all rows, per site; None where those of the concepts add up to them."""
-        if not self.overlapping and self.keep == "moments":
-            return None
-        pooled = [self._finished(name, None) for name in self.sums]
+        """Everything is over: the moments of all rows, per site; None where those of the concepts add up to them, and
+        are at hand for it.
+        """
+        if self._adds_up:
+            if self.checkpoint is None:
+                return None
+            pooled = [self._pools.pop(site).moments() for site in range(len(self.sums))]
+        else:
+            pooled = [self._finished(name, None) for name in self.sums]
         if self.checkpoint is not None:
             self._keep(ALL, pooled)
         return pooled
@@ -138,12 +147,7 @@ class Tally:
 
     def kept(self, concepts: Sequence[str]) -> list[Mapping[str, list[Any]]]:
         """What is kept of concepts that are over, per site."""
-        keys = {concept: str(number) for number, concept in enumerate(concepts)}
-        sites = range(len(self.sums))
-        if self.checkpoint is None:
-            return [{concept: self._kept[key][site] for concept, key in keys.items()} for site in sites]
-        files = self.checkpoint.files
-        return [Shelf(files, i, {c: (key, self._entries[key][i]) for c, key in keys.items()}) for i in sites]
+        return self._kept_under({concept: str(number) for number, concept in enumerate(concepts)})
 
     @property
     def entries(self) -> list[dict[str, Any]]:
@@ -183,6 +187,9 @@ class Tally:
             states[int(number)][key] = tensor
         for (name, concept), state in zip(facts["growing"], states, strict=True):
             self._sum(name, concept).restore(state, self.weights[name].device)
+        for key in self._entries:
+            for site, shelf in enumerate(self._kept_under({key: key})):
+                self._pool(site, shelf[key])
 
     def _sum(self, name: str, concept: str | None) -> Gatherer:
         """What the rows of a concept are added to."""
@@ -240,6 +247,24 @@ class Tally:
             return _on_host(name, moments)
         return _on_host(name, [Product.of(m, weight) for m, weight in zip(moments, self._outputs(name), strict=True)])
 
+    def _kept_under(self, keys: Mapping[str, str]) -> list[Mapping[str, list[Any]]]:
+        """What is kept under these keys, by other names, per site."""
+        sites = range(len(self.sums))
+        if self.checkpoint is None:
+            return [{name: self._kept[key][site] for name, key in keys.items()} for site in sites]
+        files = self.checkpoint.files
+        return [Shelf(files, i, {name: (key, self._entries[key][i]) for name, key in keys.items()}) for i in sites]
+
+    @property
+    def _adds_up(self) -> bool:
+        """Whether the moments of the concepts add up to those of all rows."""
+        return self.keep == "moments" and not self.overlapping
+
+    def _pool(self, site: int, kept: list[Any]) -> None:
+        """What is kept of a concept, in a file, to the moments of all rows, which one would read every file for."""
+        if self._adds_up:
+            self._pools[site].add(kept)
+
     def _keep(self, key: str, parts: Iterable[list[Any]]) -> None:
         """What is kept of a concept, site by site, to where it stays."""
         if self.checkpoint is None:
@@ -249,6 +274,8 @@ class Tally:
         tensors: dict[str, Tensor] = {}
         self._entries[key] = []
         for site, kept in enumerate(parts):
+            if key != ALL:
+                self._pool(site, kept)
             tensors |= packed(site, key, kept)
             self._entries[key].append(entry(file, kept))
         self.checkpoint.files.add(file, tensors)

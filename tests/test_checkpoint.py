@@ -26,8 +26,8 @@ from helpers import assert_near, gaussian
 from lashley import Recording, checkpoint, record, store
 from lashley.errors import DataError, LashleyError, LashleyWarning, StoreError
 from lashley.layers import describe
-from lashley.moments import Accumulator, Counts
-from lashley.products import Products
+from lashley.moments import Accumulator, Counts, Moment
+from lashley.products import Product, Products
 
 ROOT = Path(__file__).resolve().parent.parent
 FORMS = ["mapping", "labels", "overlap"]
@@ -272,6 +272,88 @@ def test_concepts_that_are_over_leave_the_memory(tmp_path: Path) -> None:
         found.moment("b", "0")
     moved.rename(path)
     assert found.moment("b", "0").count == 12
+
+
+def test_all_rows_have_a_file_of_their_own(tmp_path: Path) -> None:
+    """So that an engram reads the files of its own concepts only."""
+    plain, saved = record(mlp(), data()), record(mlp(), data(), checkpoint=tmp_path)
+    for name in "ac":
+        (tmp_path / f"concept-000{'abc'.index(name)}.safetensors").rename(tmp_path / name)
+    engram = saved.engram(mlp(), "b")
+    for name, delta in plain.engram(mlp(), "b").items():
+        assert torch.equal(engram[name].weight, delta.weight)
+    with pytest.raises(StoreError, match="concept-0000.safetensors"):
+        saved.engram(mlp(), "b", reference=["a", "b"])
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_what_is_loaded_is_not_what_lies_in_the_files(keep: str, tmp_path: Path) -> None:
+    """Somebody may write over them."""
+    plain = killing.run("mapping", 20, keep=keep)
+    killing.run("mapping", 20, keep=keep, checkpoint=tmp_path)
+    found = Recording.load(tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(bytes(path.stat().st_size))
+    assert_same(found, plain)
+
+
+def test_merged_recordings_add_up_their_concepts(tmp_path: Path) -> None:
+    one = record(mlp(), {"a": data()["a"]}, checkpoint=tmp_path / "one")
+    two = record(mlp(), {"b": data()["b"]})
+    for merged in (lashley.merge(one, two), lashley.merge(two, one)):
+        x = torch.cat([*data()["a"], *data()["b"]])
+        assert_near(merged.moment(None, "0").square, x.T @ x, rel=1e-14)
+
+
+# Folders of version 1, with triangles in place of blocks and no file of all rows.
+
+
+def as_version_1(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    tally = manifest.get("progress", {}).get("tally", {})
+    for entries in [tally.get("over", {}), *(site["kept"] for site in manifest.get("sites", ()))]:
+        entries.pop("all", None)
+    files = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.stem == "concept-all":
+            path.unlink()
+            continue
+        tensors = load_file(path)
+        if not path.stem.startswith("state"):
+            for name in [name for name in tensors if name.endswith(".block.0")]:
+                prefix = name.removesuffix("block.0")
+                dim = len(tensors[f"{prefix}sum"])
+                parts = {n.removeprefix(prefix): tensors.pop(n) for n in list(tensors) if n.startswith(prefix)}
+                lower = Moment.unpack(parts, 1).square[torch.ones(dim, dim, dtype=torch.bool).tril()]
+                tensors |= {f"{prefix}sum": parts["sum"], f"{prefix}triangle": lower}
+            path.unlink()
+            save_file(tensors, path)
+        files[path.name] = store.checksum_of(path)
+    values = {k: v for k, v in manifest.items() if k not in ("kind", "version", "files", "checksum")}
+    (folder / "manifest.json").write_text(store._manifest_text(manifest["kind"], 1, values, files))
+
+
+def test_a_recording_of_version_1(tmp_path: Path) -> None:
+    plain = record(mlp(), data())
+    record(mlp(), data(), checkpoint=tmp_path)
+    as_version_1(tmp_path)
+    assert "2" in json.loads((tmp_path / "manifest.json").read_text())["sites"][0]["kept"]
+    for found in (Recording.load(tmp_path), record(mlp(), data(), checkpoint=tmp_path)):
+        for site in range(2):
+            for mine, theirs in zip(kept(found, site), kept(plain, site), strict=True):
+                assert torch.equal(mine.augmented, theirs.augmented)
+
+
+@pytest.mark.parametrize("keep", KEEPS)
+def test_a_run_of_version_1_goes_on(keep: str, tmp_path: Path) -> None:
+    plain = record(mlp(), data(), keep=keep)
+    stopped(tmp_path, "c", keep=keep)
+    as_version_1(tmp_path)
+    found = record(mlp(), data(), keep=keep, checkpoint=tmp_path)
+    for site in range(2):
+        for mine, theirs in zip(kept(found, site), kept(plain, site), strict=True):
+            a, b = (part.matrix if isinstance(part, Product) else part.augmented for part in (mine, theirs))
+            assert torch.equal(a, b)
 
 
 # Killed.
@@ -709,7 +791,7 @@ def test_a_checkpoint_of_a_newer_version(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(checkpoint, "VERSION", 9)
     stopped(tmp_path)
     monkeypatch.undo()
-    with pytest.raises(StoreError, match=r"an unfinished recording of version 1 or older, got version 9"):
+    with pytest.raises(StoreError, match=r"an unfinished recording of version 2 or older, got version 9"):
         record(mlp(), data(), checkpoint=tmp_path)
 
 

@@ -348,9 +348,10 @@ def test_a_description_that_cannot_be_read_is_refused(change, says):
 
 
 def test_the_bytes_of_a_moment():
-    """A packed float64 triangle and a row sum for each matrix."""
-    assert describe("", nn.Linear(10, 3)).moment_bytes == 8 * (55 + 10)
-    assert describe("", nn.Conv2d(4, 4, 3, groups=2)).moment_bytes == 2 * 8 * (18 * 19 // 2 + 18)
+    """Float64 block columns and a row sum for each matrix."""
+    assert describe("", nn.Linear(10, 3)).moment_bytes == 8 * (100 + 10)
+    assert describe("", nn.Linear(512, 3)).moment_bytes == 8 * (512 * 512 * 9 // 16 + 512)
+    assert describe("", nn.Conv2d(4, 4, 3, groups=2)).moment_bytes == 2 * 8 * (18 * 18 + 18)
 
 
 # The check of a module against its layer type.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from helpers import assert_close, assert_near, gaussian
 from lashley.errors import MomentError
-from lashley.moments import Accumulator, Moment, edges, pool, product_dtype, wide
+from lashley.moments import Accumulator, Diagonal, Moment, edges, pool, product_dtype, wide
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -209,9 +211,40 @@ def test_packing_is_exact(moment: Moment) -> None:
     assert torch.equal(back.square, moment.square)
     assert torch.equal(back.augmented, moment.augmented)
     if not moment.thin:
-        assert tensors["triangle"].shape == (150 * 151 // 2,)
-        assert torch.equal(tensors["triangle"][:3], moment.square[[0, 1, 1], [0, 0, 1]])  # row by row
+        assert [tensors[f"block.{k}"].data_ptr() for k in range(4)] == [block.data_ptr() for block in moment.blocks]
+        assert sum(tensors[f"block.{k}"].numel() for k in range(4)) == pytest.approx(150 * 150 * 5 / 8, rel=0.01)
         check(back + back, torch.cat([gaussian(300, 150)] * 2))
+
+
+@pytest.mark.parametrize("dim", [1, 150, 600])
+def test_triangles_of_old_files_are_read(dim: int) -> None:
+    moment = Moment.of(gaussian(2 * dim + 2, dim))
+    lower = torch.ones(dim, dim, dtype=torch.bool).tril()
+    back = Moment.unpack({"sum": moment.sum, "triangle": moment.square[lower]}, moment.count, torch.float32)
+    assert (back.count, back.product) == (moment.count, torch.float32)
+    assert torch.equal(back.square, moment.square)
+    assert torch.equal((back + moment).square, 2 * moment.square)
+
+
+MOMENTS = {
+    "thin": lambda: Moment.of(gaussian(3, 40)),
+    "square": lambda: Moment.of(gaussian(300, 40)),
+    "blocks": lambda: Moment.of(gaussian(700, 600).float()),
+    "diagonal": lambda: Diagonal(torch.tensor([3.0, 0.0, 1e-40], dtype=torch.float64)),
+}
+
+
+@pytest.mark.parametrize("make", MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize("augmented", [False, True])
+def test_the_matrix_in_another_dtype_is_the_float64_one_rounded_once(
+    make: Callable[[], Moment], augmented: bool
+) -> None:
+    moment = make()
+    exact, rounded = moment.matrix(augmented), moment.matrix(augmented, torch.float32)
+    assert (exact.dtype, rounded.dtype) == (torch.float64, torch.float32)
+    assert torch.equal(exact, exact.T)
+    assert torch.equal(rounded, exact.float())
+    assert torch.equal(exact, moment.augmented if augmented else moment.square)
 
 
 def test_float32_products_do_not_lose_digits_as_batches_accumulate() -> None:
@@ -311,3 +344,5 @@ def test_errors() -> None:
         Moment.of(gaussian(30, 3)).design(augmented=True)
     with pytest.raises(MomentError, match="a triangle of 6 numbers, got 5"):
         Moment.unpack({"sum": torch.zeros(3), "triangle": torch.zeros(5)}, 1)
+    with pytest.raises(MomentError, match=r"block columns of shapes \[\(3, 3\)\], got \[\(3, 3\), \(2, 2\)\]"):
+        Moment.unpack({"sum": torch.zeros(3), "block.0": torch.zeros(3, 3), "block.1": torch.zeros(2, 2)}, 1)

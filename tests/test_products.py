@@ -203,9 +203,9 @@ def test_it_is_smaller_where_outputs_are_few(tmp_path: Path) -> None:
     for keep in ("moments", "products"):
         lashley.record(net, batches, keep=keep).save(tmp_path / keep)
         sizes[keep] = sum(path.stat().st_size for path in (tmp_path / keep).glob("*.safetensors"))
-    triangle = 8 * 200 * 201 // 2
-    assert sizes["moments"] == pytest.approx(8 * triangle, rel=0.02)
-    assert sizes["products"] == pytest.approx(triangle + 8 * 8 * (6 + 1) * 200, rel=0.05)
+    blocks = 8 * 200 * 200 * 5 // 8
+    assert sizes["moments"] == pytest.approx(8 * blocks, rel=0.02)
+    assert sizes["products"] == pytest.approx(blocks + 8 * 8 * (6 + 1) * 200, rel=0.05)
 
 
 def test_it_travels_through_files_and_merges(tmp_path: Path) -> None:

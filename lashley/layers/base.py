@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lashley.errors import ModelError, StoreError, nearest
-from lashley.moments import Accumulator, Counts
+from lashley.moments import Accumulator, Counts, edges
 from lashley.shifts import Shifts
 
 __all__ = ["Gatherer", "Layer", "describe", "layer_type", "named_modules", "outermost", "places", "unusable", "unwrap"]
@@ -184,8 +184,9 @@ class Layer(ABC):
 
     @property
     def moment_bytes(self) -> int:
-        """Bytes of one concept's square moments at rest: packed float64 triangles and row sums."""
-        return self.matrices * 8 * (self.dim * (self.dim + 1) // 2 + self.dim)
+        """Bytes of one concept's square moments at rest: float64 block columns and row sums."""
+        blocks = sum((self.dim - start) * (stop - start) for start, stop in edges(self.dim))
+        return self.matrices * 8 * (blocks + self.dim)
 
     def to_json(self) -> dict[str, Any]:
         return {"layer": self.__class__.__name__, **asdict(self)}
