@@ -394,8 +394,9 @@ class Leaking(nn.Module):
 
     Args:
         how: "pooling": the mean over all positions reaches every position. "neighbour": every position reads the next
-            one, so that one row of a sample changes. "counting": a layer is called twice where rows are short. "window": takes batches of one width only. "token 7": as
-            "pooling", but in batches with that token only. "noise": padding means nothing, random numbers do.
+            one, so that one row of a sample changes. "counting": a layer is called twice where rows are short.
+            "window": takes batches of one width only. "token 7": as "pooling", but in batches with that token only.
+            "noise": padding means nothing, random numbers do.
     """
 
     def __init__(self, how: str) -> None:
