@@ -440,6 +440,15 @@ def test_a_model_that_sees_padding_is_told_and_recorded_whole(how: str) -> None:
     assert seen[0] == plain[0] and seen[-5:] == plain[1:]
 
 
+def test_a_batch_whose_short_samples_have_no_rows_proves_nothing() -> None:
+    model, batches = Leaking("pooling"), data()
+    first = batches["a"][0]
+    first["labels"][torch.tensor(LENGTHS[0]) < 30] = -100
+    with pytest.warns(LashleyWarning, match="layer 'second' changed by"):
+        recording = record(model, batches, progress=False)
+    assert_same(recording, whole(model, batches), rel=0)
+
+
 def test_a_model_of_transformers_that_does_not_keep_the_promise() -> None:
     """Convolutions over positions read the padding behind a sample."""
     from transformers import ConvBertConfig, ConvBertForMaskedLM
