@@ -20,14 +20,13 @@ Legend: N rows, D columns, S ``[D, D]``, s ``[D]``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from lashley.errors import MomentError
+from lashley.kernels import full_precision, matmul
 
 __all__ = [
     "Accumulator",
@@ -45,12 +44,10 @@ __all__ = [
 ]
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
-_AT_ONCE = 8192  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
+_AT_ONCE = 2048  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
 _PIECE = 2**20  # elements that are widened at a time: 8 MiB of float64, which the allocator keeps at hand
 _WRITTEN_OUT = 16384  # columns up to which a diagonal moment is written out as a square: 2 GiB
 _FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass
-# torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
-_SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 def product_dtype(dim: int, rows: torch.dtype, asked: torch.dtype | None = None) -> torch.dtype:
@@ -340,7 +337,7 @@ class Accumulator:
         self._sum = total if self._sum is None else self._sum + total
         limit = self._limit(rows.dtype)
         if count >= limit:
-            self._multiply(rows)
+            self._multiply(rows.mT.contiguous())
             return total
         self._pending.append(rows if owned else rows.clone())
         self._pending_rows += count
@@ -404,21 +401,22 @@ class Accumulator:
 
     def _flush(self) -> None:
         if self._pending:
-            rows = torch.cat(self._pending, dim=1)
+            columns = torch.cat([rows.mT for rows in self._pending], dim=2)
             self._pending, self._pending_rows = [], 0
-            self._multiply(rows)
+            self._multiply(columns)
 
-    def _multiply(self, rows: Tensor) -> None:
-        dtype = product_dtype(self.dim, rows.dtype, self.dtype)
+    def _multiply(self, columns: Tensor) -> None:
+        """Add the products of rows that come as columns, ``[M, D, n]``: a block's factors are then whole stretches."""
+        dtype = product_dtype(self.dim, columns.dtype, self.dtype)
         self._product = coarser(self._product, dtype)
-        blocks = self._ready(rows)
-        with full_precision(rows.device):
-            for piece in rows.split(_AT_ONCE, dim=1):
-                for (left, right), block in zip(self._factors(piece.to(dtype)), blocks, strict=True):
-                    if block.dtype == dtype and block.device == rows.device:
+        blocks = self._ready(columns)
+        with full_precision(columns.device):
+            for piece in columns.split(_AT_ONCE, dim=2):
+                for (left, right), block in zip(self._factors(piece.to(dtype).contiguous()), blocks, strict=True):
+                    if block.dtype == dtype and block.device == columns.device:
                         block.baddbmm_(left, right)
                     else:
-                        block += (left @ right).to(block.device)
+                        block += matmul(left, right).to(block.device)
 
     def _ready(self, like: Tensor) -> tuple[Tensor, ...]:
         if self._blocks is None:
@@ -435,10 +433,10 @@ class Accumulator:
         """The blocks that products are summed in."""
         return [(self.dim - start, stop - start) for start, stop in edges(self.dim)]
 
-    def _factors(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each block, the two factors whose product these rows add."""
+    def _factors(self, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each block, the two factors whose product these rows, given as columns, add."""
         for start, stop in edges(self.dim):
-            yield rows[:, :, start:].mT, rows[:, :, start:stop]
+            yield columns[:, start:], columns[:, start:stop].mT
 
 
 def edges(dim: int) -> list[tuple[int, int]]:
@@ -506,25 +504,3 @@ def wide(tensor: Tensor) -> Tensor:
 def all_finite(tensor: Tensor) -> bool:
     """Whether no entry is nan or inf. A finite sum says so at a fraction of the time; an infinite one may overflow."""
     return bool(torch.isfinite(tensor.sum()).item() or torch.isfinite(tensor).all().item())
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """Products in the dtype of their operands: autocast would make them bfloat16, TF32 would drop 13 bits."""
-    switches: list[Any] = []
-    if _SWITCH_PER_BACKEND:
-        switches = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
-    before = [switch.fp32_precision for switch in switches]
-    legacy = None if _SWITCH_PER_BACKEND else torch.get_float32_matmul_precision()
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        if legacy is not None:
-            torch.set_float32_matmul_precision("highest")
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
-        if legacy is not None:
-            torch.set_float32_matmul_precision(legacy)

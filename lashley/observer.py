@@ -34,6 +34,7 @@ from lashley.division import Division, Witness
 from lashley.edit.offsets import Fold
 from lashley.errors import DataError, RecordingError
 from lashley.hooks import EarlyStop, Identities, Sharing, StopForward, at_rest, tapped
+from lashley.kernels import swift
 from lashley.layers import Layer
 from lashley.provenance import fingerprint
 from lashley.recording import Site
@@ -218,12 +219,14 @@ class Observer:
     def _run(self, now: _Pass) -> None:
         """The user's forward pass, or the default one."""
         if self._forward is not None:
-            self._forward(self._subject.model, now.batch)
+            with swift():
+                self._forward(self._subject.model, now.batch)
             return
         size, labels = batch_size(now.batch), now.members.samples
         if size is not None and labels not in (None, size):
             raise DataError(f"Expected concept_of to give a label for each of {size} samples, got {labels} labels.")
-        self._subject.call(now.batch)
+        with swift():
+            self._subject.call(now.batch)
 
     def _on_input(self, now: _Pass, name: str, x: Tensor) -> None:
         """A layer is called: who gets which rows of what it reads, and is that all that the pass is for?"""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import MomentError
+from lashley.kernels import matmul
 from lashley.moments import Accumulator, Moment, coarser
 
 __all__ = ["Product", "Products", "pool_products"]
@@ -125,5 +126,5 @@ class Products(Accumulator):
     def _shapes(self) -> list[tuple[int, int]]:
         return [(self.out, self.dim)]
 
-    def _factors(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        yield (rows @ self.weight.to(rows.device, rows.dtype).mT).mT, rows
+    def _factors(self, columns: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        yield matmul(self.weight.to(columns.device, columns.dtype), columns), columns.mT

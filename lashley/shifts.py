@@ -26,12 +26,12 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from lashley.kernels import full_precision
 from lashley.moments import (
     Accumulator,
     Moment,
     column_sums,
     edges,
-    full_precision,
     listed,
     numbered,
     pool,

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from lashley.errors import SolveError
-from lashley.moments import Moment, all_finite, full_precision
+from lashley.kernels import full_precision, matmul
+from lashley.moments import Moment, all_finite
 
 __all__ = ["Cut", "Eigen", "Factor", "Spectrum", "Whitening", "eigh"]
 
@@ -281,7 +282,7 @@ class Factor:
         with full_precision(rows.device):
             if len(rows) * self._users < self.dim:
                 return white.divide(rows)
-            return rows @ self.pinv(white, rows.dtype)
+            return matmul(rows, self.pinv(white, rows.dtype))
 
     def ridge(self, lam: float) -> Tensor:
         """``(S + lam I)^-1``, ``[D, D]``."""

@@ -26,6 +26,7 @@ PACKAGE = ROOT / "lashley"
 # through that door, and nobody else may come in by it.
 HOUSE = """
 errors provenance identity progress atomic result
+kernels
 moments
 shifts
 products

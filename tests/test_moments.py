@@ -223,13 +223,13 @@ def test_float32_products_do_not_lose_digits_as_batches_accumulate() -> None:
         accumulator.add(x.unsqueeze(0))
         naive += x.T @ x
         exact += x.double().T @ x.double()
-    assert_near(accumulator.moments()[0].square, exact, rel=2e-8)
+    assert_near(accumulator.moments()[0].square, exact, rel=5e-8)
     with pytest.raises(AssertionError):
-        assert_near(naive, exact, rel=2e-8)
+        assert_near(naive, exact, rel=5e-8)
 
 
 def test_large_inputs_are_multiplied_in_pieces() -> None:
-    """One float32 product of 60,000 rows has more rounding than pieces of 8,192 summed in float64."""
+    """One float32 product of 60,000 rows has more rounding than pieces of 2,048 summed in float64."""
     x = gaussian(60_000, 12).float()
     moment = Moment.of(x, torch.float32)
     exact = x.double().T @ x.double()

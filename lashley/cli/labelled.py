@@ -91,11 +91,15 @@ def running_on(data: LabelledBatches) -> Iterator[None]:
 
 
 def _raised_by_model(error: Exception) -> bool:
-    """Whether the last of our own frames is the one that called the model: then it and the data do not fit."""
+    """Whether the last of our own frames is the one that called the model: then it and the data do not fit.
+
+    The one through which torch is called inside `lashley.kernels.swift` is the model's as well.
+    """
     import lashley
 
     package = Path(lashley.__file__).parent
-    ours = [f for f in traceback.extract_tb(error.__traceback__) if package in Path(f.filename).parents]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.name != "__torch_function__"]
+    ours = [f for f in frames if package in Path(f.filename).parents]
     return not isinstance(error, LashleyError) and (Path(ours[-1].filename).stem, ours[-1].name) == ("batches", "call")
 
 

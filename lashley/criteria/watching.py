@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from lashley.data.masks import default_mask, fit_mask
 from lashley.errors import RecordingError
 from lashley.hooks import Identities, tapped
+from lashley.kernels import full_precision
 from lashley.layers import Layer
-from lashley.moments import Counts, full_precision
+from lashley.moments import Counts
 from lashley.observer import Forward, Rows
 from lashley.recording import Site
 from lashley.subject import Encoder, Subject

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from lashley.errors import SolveError, StoreError, nearest
-from lashley.moments import Moment, full_precision, pool
+from lashley.kernels import full_precision, matmul
+from lashley.moments import Moment, pool
 from lashley.spectrum import Cut, Factor, Spectrum
 
 __all__ = ["DiagonalOperator", "Estimator", "OffsetEstimator", "Operator", "SiteMoments", "Solution", "check_cut"]
@@ -164,7 +165,8 @@ class Operator:
         divide: ``X -> X S^+`` for rows X, where that is to be done last.
         precision: of the products with the weights and of the division, where the weights have it too: float32 where
             the moments were multiplied in float32 and the cut lies above their noise. Then these products err about
-            as much as the moments did. The rest is float64.
+            as much as the moments did. The rest is float64, but for the product of float32 weights with a finished P:
+            dividing by S magnifies what was rounded before, and nothing is divided after that.
     """
 
     left: Tensor
@@ -183,7 +185,8 @@ class Operator:
             return self if late else replace(self, right=self._divided(), divide=None)
         if self.dim * (self.rank + outputs) > 2 * self.rank * outputs:
             return self
-        return replace(self, left=self.dense(), right=None, divide=None)
+        # Nothing is divided any more, so that the last product may round like the weights it is for.
+        return replace(self, left=self.dense(), right=None, divide=None, precision=torch.float32)
 
     def apply(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The engram of ``weight [O, D]`` as two factors ``[O, r], [r, D]`` whose product it is."""
@@ -227,7 +230,7 @@ class Operator:
 
 def _product(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
     with full_precision(left.device):
-        return left.to(dtype) @ right.to(dtype)
+        return matmul(left.to(dtype), right.to(dtype))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import DataError
-from lashley.moments import full_precision
+from lashley.kernels import full_precision
 from lashley.stats.inputs import Array, Label, Labels, class_order, label_list, matrix, same_width
 
 __all__ = ["Reading", "head_probe", "linear_probe", "mlp_probe", "nearest_centre"]

@@ -1,0 +1,144 @@
+"""Products of matrices: in the dtype they come in, and at the speed that the processor has.
+
+Autocast would make them bfloat16 and TF32 would drop 13 bits; `full_precision` keeps both out.
+
+On the host torch hands float32 products to MKL, which leaves the AVX-512 units of processors by other makers than Intel
+idle. oneDNN, which torch brings along for convolutions, does not, and takes half the time there
+(``benchmarks/peer`` has both). Where that holds, `matmul` multiplies with it, and so do the linear layers of a forward
+pass inside `swift`. The sums are the same to rounding. ``torch.backends.mkldnn.flags(enabled=False)`` turns it off.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["full_precision", "idle_units", "matmul", "swift"]
+
+# torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
+_SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+_WORTH_IT = 2**20  # multiply-adds: below that a product takes less time than finding the kernel for its shape
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Products in the dtype of their operands: autocast would make them bfloat16, TF32 would drop 13 bits."""
+    switches: list[Any] = []
+    if _SWITCH_PER_BACKEND:
+        switches = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
+    before = [switch.fp32_precision for switch in switches]
+    legacy = None if _SWITCH_PER_BACKEND else torch.get_float32_matmul_precision()
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        if legacy is not None:
+            torch.set_float32_matmul_precision("highest")
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+        if legacy is not None:
+            torch.set_float32_matmul_precision(legacy)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` for matrices, or for stacks of as many: ``[..., n, k], [..., k, m] -> [..., n, m]``.
+
+    No gradients go through it. To be called inside `full_precision`.
+    """
+    if a.dim() == b.dim() == 3 and len(a) == len(b) == 1:
+        return matmul(a[0], b[0]).unsqueeze(0)
+    if a.dim() == b.dim() == 2 and _better_with_onednn(a, b.mT):
+        return _onednn(a, b.mT if _in_one_piece(b) else b.mT.contiguous())
+    return a @ b
+
+
+def swift() -> TorchFunctionMode | nullcontext[None]:
+    """While it lasts, linear layers without gradients are computed by the faster library: the same to rounding."""
+    return _Swift() if idle_units() else nullcontext()
+
+
+class _Swift(TorchFunctionMode):
+    """Takes ``F.linear(x, weight, bias)`` and ``torch.addmm(bias, x, matrix)``, which GPT-2's layers call."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if not types and not torch.is_grad_enabled():
+            if func is F.linear and (taken := _linear(*args, **(kwargs or {}))) is not None:
+                return taken
+            if func is torch.addmm and len(args) == 3 and not kwargs and args[2].dim() == 2:
+                bias, x, matrix = args
+                if (taken := _linear(x, matrix.mT, bias)) is not None:
+                    return taken
+        return func(*args, **(kwargs or {}))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """``x W^T + b``, or None where torch does it as well, or has something to say about it."""
+    fits = input.dim() > 1 and weight.dim() == 2 and _in_one_piece(weight)
+    if not fits or torch.is_autocast_enabled("cpu") or not _better_with_onednn(input, weight):
+        return None
+    if bias is not None and (bias.dtype != torch.float32 or bias.shape != weight.shape[:1]):
+        return None
+    return _onednn(input, weight, bias)
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    # What torch's own compiler makes of a linear layer; in every release since 2.0 that has oneDNN.
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _in_one_piece(matrix: Tensor) -> bool:
+    """Row by row or column by column without gaps. Of anything else oneDNN makes a product a hundred times as slow."""
+    return matrix.is_contiguous() or matrix.mT.is_contiguous()
+
+
+def _better_with_onednn(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and x.shape[-1] == weight.shape[1]
+        and x.numel() * len(weight) >= _WORTH_IT
+        and idle_units()
+        and bool(torch.backends.mkldnn.enabled)
+    )
+
+
+@cache
+def idle_units() -> bool:
+    """Whether MKL would leave half of this processor idle: AVX-512 is there and the maker is not Intel.
+
+    A fact of the machine rather than a measurement, so that two runs on it multiply alike.
+    """
+    return (
+        torch.backends.mkl.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and "intel" not in _maker().lower()
+    )
+
+
+def _maker() -> str:
+    """Who made the processor, as the system tells it; "Intel" where it does not."""
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "vendor_id":
+                return value.strip()
+    return platform.processor() or "Intel"
