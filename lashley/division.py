@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lashley.data.concepts import Members
 from lashley.data.parts import Portion, parts_of
-from lashley.data.rows import Pick, rows_of
+from lashley.data.rows import Pick, indices_of, rows_of
 from lashley.errors import LashleyWarning
 from lashley.layers import Layer
 from lashley.moments import Counts
@@ -81,28 +81,23 @@ class Witness:
         return Members(parts, len(parts))
 
     def saw(self, layer: Layer, x: Tensor, picks: Iterable[Pick]) -> None:
-        """A layer reads this, in which these rows are of these samples. What reads indices reads the data themselves,
-        and proves nothing.
-        """
-        if isinstance(layer.accumulator(), Counts):
-            return
-        seen = self._seen.setdefault(layer.name, {})
+        """A layer reads this, in which these rows are of these samples."""
+        indices = isinstance(layer.accumulator(), Counts)
         for chosen in picks:
-            for rows in rows_of(layer, x, chosen):
-                seen.setdefault(str(chosen.concept), _Seen()).add(rows)
+            seen = self._seen.setdefault(layer.name, {}).setdefault(str(chosen.concept), _Seen())
+            for rows in [indices_of(x, chosen).double()[None, :, None]] if indices else rows_of(layer, x, chosen):
+                seen.add(rows)
 
-    def furthest(self, other: Witness, layers: Iterable[str], samples: Iterable[int]) -> tuple[str, float]:
-        """The layer, of these, where the rows of one of these samples differ most between the two, and by how much:
-        their sum, as a share of the sum of their norms. Infinite where their numbers differ.
+    def furthest(self, other: Witness, layers: Iterable[str], samples: Sequence[int]) -> tuple[float, str] | None:
+        """By how much the rows of one of these samples differ at most between the two, and at which of these layers:
+        their sum, as a share of the sum of their norms. Infinite where their numbers differ; None where none has rows.
         """
-        worst, most, names = "", 0.0, [str(sample) for sample in samples]
+        found: list[tuple[float, str]] = []
         for layer in layers:
             ours, theirs = self._seen.get(layer, {}), other._seen.get(layer, {})
-            for name in names:
-                share = ours.get(name, _Seen()).moved(theirs.get(name, _Seen()))
-                if share > most:
-                    worst, most = layer, share
-        return worst, most
+            both = [(ours.get(str(n), _Seen()), theirs.get(str(n), _Seen())) for n in samples]
+            found += [(one.moved(two), layer) for one, two in both if one.rows or two.rows]
+        return max(found, default=None)
 
 
 class Division:
@@ -131,9 +126,14 @@ class Division:
             return None  # an error, for whoever runs the whole batch to tell
         return portions
 
-    def compare(self, whole: Witness, parts: Witness, layers: Iterable[str], samples: Iterable[int]) -> None:
-        """Decide by a batch that was run both ways, and by what these layers read of these samples in it."""
-        layer, moved = whole.furthest(parts, layers, samples)
+    def compare(self, whole: Witness, parts: Witness, layers: Iterable[str], samples: Sequence[int]) -> None:
+        """Decide by a batch that was run both ways, and by what these layers read of these samples in it. Where no row
+        of theirs counts, it says nothing, and the next one has to.
+        """
+        furthest = whole.furthest(parts, layers, samples)
+        if furthest is None:
+            return
+        moved, layer = furthest
         self.agreed = moved <= _AGREE
         if not self.agreed:
             how = f"by {moved:.2g} of their norms" if math.isfinite(moved) else "in number, or to nan,"

@@ -394,8 +394,9 @@ class Leaking(nn.Module):
 
     Args:
         how: "pooling": the mean over all positions reaches every position. "neighbour": every position reads the next
-            one, so that one row of a sample changes. "counting": a layer is called twice where rows are short. "window": takes batches of one width only. "token 7": as
-            "pooling", but in batches with that token only. "noise": padding means nothing, random numbers do.
+            one, so that one row of a sample changes. "counting": a layer is called twice where rows are short.
+            "window": takes batches of one width only. "token 7": as "pooling", but in batches with that token only.
+            "noise": padding means nothing, random numbers do.
     """
 
     def __init__(self, how: str) -> None:
@@ -437,6 +438,15 @@ def test_a_model_that_sees_padding_is_told_and_recorded_whole(how: str) -> None:
     assert_same(recording, whole(model, data(labels=False)), rel=0)
     plain = [tuple(batch["input_ids"].shape) for part in data().values() for batch in part]
     assert seen[0] == plain[0] and seen[-5:] == plain[1:]
+
+
+def test_a_batch_whose_short_samples_have_no_rows_proves_nothing() -> None:
+    model, batches = Leaking("pooling"), data()
+    first = batches["a"][0]
+    first["labels"][torch.tensor(LENGTHS[0]) < 30] = -100
+    with pytest.warns(LashleyWarning, match="layer 'second' changed by"):
+        recording = record(model, batches, progress=False)
+    assert_same(recording, whole(model, batches), rel=0)
 
 
 def test_a_model_of_transformers_that_does_not_keep_the_promise() -> None:
