@@ -5,6 +5,9 @@ far it has come (``progress``), the sums that are still growing (one file) and t
 Every change is one step (`lashley.store.Growing`), so that the process may end at any moment: the next one goes on from
 the last complete step. At the end one more step turns the folder into a recording.
 
+Concepts that are over do not change any more: a thread writes their files and the steps that name them, while the next
+batches are counted. One thread does one thing after another, so that the folder changes as it would without.
+
 A run that is not the same in every field is refused, with both sides shown, and so is a second process. The lock is the
 operating system's: it goes with its process, however that ends.
 """
@@ -17,8 +20,10 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +36,8 @@ from lashley.store import MANIFEST, NEXT, Growing, Reader, kind_of
 __all__ = ["Checkpoint", "alone", "opened"]
 
 UNFINISHED = "unfinished recording"
-_EVERY = 30.0  # seconds between two steps, ...
-_SHARE = 20  # ... or so many times what a step takes where that is longer
+_EVERY = 30.0  # seconds between two steps, but for those at the end of a concept, ...
+_SHARE = 20  # ... and for all of them at least so many times what a step takes
 _NAMES = ("state-*.safetensors", "concept-*.safetensors")
 _LOCK = "lock"
 _HELD: set[Path] = set()  # by this process: the system tells processes apart, not threads
@@ -46,7 +51,7 @@ class Checkpoint:
 
     Attributes:
         progress: what the last step said; empty where there was none.
-        files: what the folder holds.
+        files: what the folder holds; read it before the first and after the last change.
         complete: the recording, where the run has come to its end before.
     """
 
@@ -56,7 +61,8 @@ class Checkpoint:
         self.progress: Mapping[str, Any] = {}
         self.complete: Reader | None = None
         self._steps = 0
-        self._next = time.monotonic() + _EVERY
+        self._behind = _Behind()
+        self._last, self._took = time.monotonic(), 0.0  # when the last step ended, and what it took
         found = kind_of(folder)
         if found is None:
             _check_empty(folder)
@@ -77,7 +83,21 @@ class Checkpoint:
     @property
     def due(self) -> bool:
         """Whether it is time for a step."""
-        return time.monotonic() >= self._next
+        return time.monotonic() >= self._last + max(_EVERY, _SHARE * self._took)
+
+    @property
+    def due_early(self) -> bool:
+        """Whether a step may be made where it is a good place for one."""
+        return time.monotonic() >= self._last + _SHARE * self._took
+
+    def keep(self, file: str, tensors: Mapping[str, Tensor]) -> None:
+        """Begin to write the file of a concept that is over. At most one is on its way: its tensors stay in memory.
+
+        Raises:
+            StoreError: it, or what was begun before, could not be written; the last complete step still counts.
+        """
+        self._behind.wait()
+        self._behind.do(partial(self.files.add, file, tensors))
 
     def state(self) -> dict[str, Tensor]:
         """The growing sums as of the last step."""
@@ -85,35 +105,48 @@ class Checkpoint:
         return self.files.tensors(file) if file in self.files.checksums else {}
 
     def step(self, progress: Mapping[str, Any], state: Mapping[str, Tensor], concepts: Collection[str]) -> None:
-        """Write how far the run has come: it goes on from here if the process ends.
+        """Write how far the run has come: it goes on from here if the process ends. Where no sum grows, the step is
+        begun, and counts once it is complete.
 
         Args:
             progress: JSON.
             state: the growing sums.
-            concepts: the files of concepts that are over; ``files.add`` wrote them.
+            concepts: the files of concepts that are over; `keep` began them.
 
         Raises:
-            StoreError: it could not be written; the step before still counts.
+            StoreError: it, or what was begun before, could not be written; the last complete step still counts.
         """
-        start = time.monotonic()
+        self.progress = json.loads(json.dumps(progress))  # as it is now, and as it will be read
         self._steps += 1
-        files = [*concepts]
-        if state:
-            self.files.add(self._state_file(), state)
-            files.append(self._state_file())
-        values = {"run": self.run, "steps": self._steps, "progress": progress}
-        self.files.switch(UNFINISHED, VERSION, values, files)
-        self.progress = progress
-        end = time.monotonic()
-        self._next = end + max(_EVERY, _SHARE * (end - start))
+        values = {"run": self.run, "steps": self._steps, "progress": self.progress}
+        work = partial(self._step, values, state, self._state_file(), list(concepts))
+        if state:  # it changes with the next batch
+            self._behind.wait()
+            work()
+        else:
+            self._behind.do(work)
 
     def restart(self) -> None:
         """Forget what was counted so far."""
         self.step({}, {}, ())
+        self._behind.wait()
 
     def finish(self, manifest: Mapping[str, Any], concepts: Collection[str]) -> None:
         """Turn the folder into a recording, of the files of its concepts."""
+        self._behind.wait()
         self.files.switch(KIND, VERSION, {**manifest, "run": self.run}, concepts)
+
+    def close(self) -> None:
+        """Let what was begun come to its end."""
+        self._behind.close()
+
+    def _step(self, values: Mapping[str, Any], state: Mapping[str, Tensor], file: str, concepts: list[str]) -> None:
+        start = time.monotonic()
+        if state:
+            self.files.add(file, state)
+        self.files.switch(UNFINISHED, VERSION, values, [*concepts, file] if state else concepts)
+        self._last = time.monotonic()
+        self._took = self._last - start
 
     def _check_held(self) -> None:
         """Somebody may have deleted the folder under a running process, and another may have made it anew."""
@@ -127,6 +160,33 @@ class Checkpoint:
         return f"state-{self._steps:08d}.safetensors"
 
 
+class _Behind:
+    """A thread that does one piece of work after another. After an error it does no more of them."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "lashley-checkpoint")
+        self._last: Future[None] | None = None
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Begin it when the work before is done."""
+        self._last = self._thread.submit(_after, self._last, work)
+
+    def wait(self) -> None:
+        """Until all of it is done; raises the error that it met."""
+        if self._last is not None:
+            self._last.result()
+
+    def close(self) -> None:
+        """Until all of it is done, for good. Who cares for errors has waited before."""
+        self._thread.shutdown()
+
+
+def _after(before: Future[None] | None, work: Callable[[], None]) -> None:
+    if before is not None:
+        before.result()
+    work()
+
+
 @contextmanager
 def opened(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Iterator[Checkpoint]:
     """The checkpoint in a folder, made where there is none, for this process alone until the block ends.
@@ -138,8 +198,8 @@ def opened(path: str | os.PathLike[str], run: Mapping[str, Any]) -> Iterator[Che
         StoreError: another process works on it, another run made it, it is damaged, or it holds other files.
     """
     folder = Path(path).resolve()
-    with alone(folder) as handle:
-        yield Checkpoint(folder, run, handle)
+    with alone(folder) as handle, contextlib.closing(Checkpoint(folder, run, handle)) as checkpoint:
+        yield checkpoint
 
 
 @contextmanager

@@ -70,12 +70,13 @@ def record(
             never stopped early. The default call, with the default ``rows``, runs a padded batch of a model of
             transformers in parts of like length, if on one batch run both ways padding meant nothing to the model
             (`lashley.division`). ``forward=lambda model, batch: model(**batch)`` runs every batch whole.
-        checkpoint: a folder. What was counted is written there every half minute (more seldom where that takes long)
-            and when a concept of a mapping is over. Killed, the same call goes on from there, and comes to the same
-            numbers to the bit; the data are read from the start, without the forward pass, and must be the same. At
-            the end the folder is a recording for `Recording.load`, and the same call returns it after a look at the
-            first batch of every concept. What is returned reads concepts from the folder when they are needed: of a
-            mapping, only the concept under way takes memory.
+        checkpoint: a folder. What was counted is written there every half minute and when a concept of a mapping is
+            over, both more seldom where it would take more than a twentieth of the time. Killed, the same call goes on
+            from there, and comes to the same numbers to the bit; the data are read from the start, without the forward
+            pass, and must be the same. At the end the folder is a recording for `Recording.load`, and the same call
+            returns it after a look at the first batch of every concept. What is returned reads concepts from the folder
+            when they are needed: of a mapping, only the concept under way, the one that is being written and the sum of
+            all take memory.
         dtype: of the products; default float64 up to 256 columns (and for float64 rows), float32 above. Sums are
             float64.
         keep: "moments", or "products": of each concept only ``W S_c``, and the moment of all rows once. That is O x D

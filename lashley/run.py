@@ -93,7 +93,7 @@ class Run:
         number = list(self.stream.data).index(last)
         if not self.tally.closed(number):
             self.tally.close(number, last)
-            if self.saved is not None:
+            if self.saved is not None and self.saved.due_early:  # the fewest sums are growing now
                 self._save(self.saved)
 
     def _resume(self, saved: Checkpoint) -> None:

@@ -186,8 +186,7 @@ class Files:
         """Compare a file with its checksum, unless that was done and the file has not changed since."""
         path = self.there(file)
         with _reading(path):
-            facts = path.stat()
-            state = (facts.st_ino, facts.st_size, facts.st_mtime_ns)
+            state = _state_of(path)
             if self._sound.get(file) == state:
                 return
             if (got := checksum_of(path)) != (expected := self.checksums[file]):
@@ -196,6 +195,12 @@ class Files:
                     "make it anew."
                 )
             self._sound[file] = state
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """What is different once a file has been written to."""
+    facts = path.stat()
+    return facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 @contextmanager
@@ -257,6 +262,7 @@ class Growing(Files):
             checksum = _write_tensors(self.folder / file, tensors)
             _durable(self.folder / file, self.folder)
             self._written[file] = checksum
+            self._sound[file] = _state_of(self.folder / file)
 
     def switch(self, kind: str, version: int, values: Mapping[str, Any], files: Collection[str]) -> None:
         """From here on the folder is this and holds these files."""

@@ -278,7 +278,7 @@ class Tally:
                 self._pool(site, kept)
             tensors |= packed(site, key, kept)
             self._entries[key].append(entry(file, kept))
-        self.checkpoint.files.add(file, tensors)
+        self.checkpoint.keep(file, tensors)
 
 
 def _fill(into: Gatherer, layer: Layer, chosen: Pick, x: Tensor) -> list[Tensor]:

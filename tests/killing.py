@@ -63,9 +63,15 @@ def images(seed: int, count: int) -> Tensor:
 
 
 def run(form: str, size: int, seconds: float = 0.0, **how: Any) -> lashley.Recording:
-    """Concepts with few and many rows, in a "mapping", by "labels" or with an "overlap", in batches of this size."""
+    """Concepts with few and many rows, in a "mapping", by "labels" or with an "overlap", in batches of this size.
+    "behind": a mapping of more concepts, with steps at their ends only, which a thread makes during the next.
+    """
+    checkpoint._EVERY = 30 if form == "behind" else 0
+    if form == "behind":
+        data: Any = {str(n): Slow(list(images(n, 4 * n).split(size)), seconds) for n in range(1, 9)}
+        return lashley.record(Net(), data, progress=False, **how)
     if form == "mapping":
-        data: Any = {c: Slow(list(images(n, n).split(size)), seconds) for c, n in {"few": 2, "many": 90}.items()}
+        data = {c: Slow(list(images(n, n).split(size)), seconds) for c, n in {"few": 2, "many": 90}.items()}
         return lashley.record(Net(), data, progress=False, **how)
     numbers = torch.arange(90)
     labels = numbers % 3 if form == "labels" else torch.stack([numbers % k == 0 for k in (2, 3, 40)], dim=1)
@@ -110,7 +116,7 @@ def kill_before(number: int, folder: Path) -> None:
 
 def at_random(seed: int, folder: Path) -> int:
     draw = random.Random(seed)
-    form, keep = draw.choice(["mapping", "labels", "overlap"]), draw.choice(["moments", "products"])
+    form, keep = draw.choice(["mapping", "labels", "overlap", "behind"]), draw.choice(["moments", "products"])
     expected = run(form, 7, keep=keep)
     deaths = 0
     # Ever later, because reading the data up to where the last one died takes time as well.
@@ -121,7 +127,7 @@ def at_random(seed: int, folder: Path) -> int:
 
 
 def at_every_change(seed: int, folder: Path) -> int:
-    form, keep = [("mapping", "products"), ("labels", "moments")][seed]
+    form, keep = [("mapping", "products"), ("labels", "moments"), ("behind", "moments")][seed]
     expected = run(form, 60, keep=keep)
 
     def work(number: int) -> None:
@@ -154,7 +160,7 @@ def check(folder: Path, expected: lashley.Recording) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    checkpoint._EVERY = checkpoint._SHARE = 0  # a step after every batch
+    checkpoint._SHARE = 0  # a step after every batch, or after every concept
     os.fsync = lambda handle: None  # it guards against the machine's end, and takes nine tenths of the time
     how, seed, place = sys.argv[1:]
     print({"random": at_random, "every": at_every_change}[how](int(seed), Path(place)))

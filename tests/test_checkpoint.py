@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,7 @@ def test_a_run_that_is_stopped_again_and_again(tmp_path: Path) -> None:
 
 def test_steps_are_seldom_where_batches_are_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.undo()
+    monkeypatch.setattr(checkpoint, "_SHARE", 0)
     steps = []
     step = checkpoint.Checkpoint.step
     monkeypatch.setattr(checkpoint.Checkpoint, "step", lambda self, *args: steps.append(1) or step(self, *args))
@@ -214,36 +216,102 @@ def test_steps_are_seldom_where_batches_are_quick(monkeypatch: pytest.MonkeyPatc
     assert len(steps) == 3  # at the start, and where one concept follows another
 
 
-def test_steps_take_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(checkpoint, "_SHARE", 20)
+class AtOnce:
+    """In place of the thread."""
+
+    def do(self, work: Callable[[], None]) -> None:
+        work()
+
+    def wait(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("concepts", "expected"),
+    [
+        (1, [1, 32, 63, 94, 125, 156]),  # every half minute
+        (6, [1, 28, 54, 80, 106, 132]),  # where a concept is over, every 25 seconds
+        (15, [1, 23, 44, 65, 86, 107, 128, 149]),  # every second time, as it would take more than a twentieth of it
+    ],
+    ids=["one concept", "long ones", "short ones"],
+)
+def test_steps_take_a_small_part_of_the_time(
+    concepts: int, expected: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(checkpoint, "_Behind", AtOnce)
     clock = [0.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: clock[0])
-    step = checkpoint.Checkpoint.step
     steps = []
+    switch = store.Growing.switch
 
-    def slow(self: Any, *args: Any) -> None:
-        add = self.files.switch
+    def slow(self: Any, kind: str, *args: Any) -> None:
+        clock[0] += 1
+        switch(self, kind, *args)
+        if kind == checkpoint.UNFINISHED:
+            steps.append(clock[0])
 
-        def switch(*args: Any) -> None:
-            clock[0] += 3
-            add(*args)
+    class Batches:
+        def __iter__(self) -> Iterator[Tensor]:
+            for batch in gaussian(150 // concepts, 1, 6):
+                clock[0] += 1
+                yield batch
 
-        self.files.switch = switch
-        step(self, *args)
-        self.files.switch = add
-        steps.append(clock[0])
+    monkeypatch.setattr(store.Growing, "switch", slow)
+    record(mlp(), {str(number): Batches() for number in range(concepts)}, checkpoint=tmp_path)
+    assert steps == expected
 
-    def batches() -> Iterator[Tensor]:
-        for batch in gaussian(150, 1, 6):
-            clock[0] += 1
+
+def test_concepts_are_written_while_the_next_is_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    begun, counted = threading.Event(), threading.Event()
+    write = store._write_tensors
+
+    def slow(path: Path, tensors: Any) -> int:
+        if path.name == "concept-0000.safetensors":
+            begun.set()
+            assert counted.wait(30)
+        return write(path, tensors)
+
+    def forward(model: nn.Module, batch: Tensor) -> object:
+        if begun.is_set():
+            counted.set()  # a batch of the next concept
+        return model(batch)
+
+    monkeypatch.setattr(store, "_write_tensors", slow)
+    monkeypatch.setattr(checkpoint, "_EVERY", 30)
+    batches = data()
+    found = record(mlp(), {**batches, "b": Awaiting(batches["b"], begun)}, forward=forward, checkpoint=tmp_path)
+    assert counted.is_set()
+    assert_same(found, record(mlp(), data()))
+
+
+class Awaiting(Stopping):
+    """Batches of which the second comes after an event."""
+
+    def __init__(self, batches: list[Any], event: threading.Event) -> None:
+        super().__init__(batches)
+        self.event = event
+
+    def __iter__(self) -> Iterator[Any]:
+        for number, batch in enumerate(super().__iter__()):
+            assert number == 0 or self.event.wait(30)
             yield batch
 
-    class Again:
-        __iter__ = staticmethod(batches)
 
-    monkeypatch.setattr(checkpoint.Checkpoint, "step", slow)
-    record(mlp(), {"a": Again()}, checkpoint=tmp_path)
-    assert steps == [3, 66, 129]
+def test_what_fails_behind_is_raised_by_the_next_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(path: Path, tensors: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    batches = {name: Stopping(b) for name, b in data().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write_tensors", full)
+        patch.setattr(checkpoint, "_EVERY", 30)
+        with pytest.raises(StoreError, match="No space left on device"):
+            record(mlp(), batches, checkpoint=tmp_path)
+    assert [b.read for b in batches.values()] == [3, 3, 1]  # "a" failed during "b", and "b" had to wait for it
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lashley")]
+    assert_same(record(mlp(), batches, checkpoint=tmp_path), record(mlp(), data()))
 
 
 def test_concepts_that_are_over_leave_the_memory(tmp_path: Path) -> None:
@@ -367,12 +435,12 @@ def killed(how: str, seed: int, folder: Path) -> int:
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(6))
 def test_killed_at_random(seed: int, tmp_path: Path) -> None:
     assert killed("random", seed, tmp_path / "run") > 0
 
 
-@pytest.mark.parametrize("seed", range(2), ids=["mapping", "labels"])
+@pytest.mark.parametrize("seed", range(3), ids=["mapping", "labels", "behind"])
 def test_killed_before_every_change_of_a_file(seed: int, tmp_path: Path) -> None:
     assert killed("every", seed, tmp_path / "run") > 15
 
@@ -524,6 +592,7 @@ def test_a_damaged_checkpoint_is_refused_and_left_alone(damage: Any, tmp_path: P
 def test_a_damaged_recording_is_refused_when_it_is_read(damage: Any, tmp_path: Path) -> None:
     found = record(mlp(), data(), checkpoint=tmp_path)
     path = tmp_path / "concept-0002.safetensors"
+    time.sleep(0.05)  # file systems tell times apart from the next tick on
     path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
     for read in (lambda: found.moment("c", "0"), lambda: Recording.load(tmp_path)):
         with pytest.raises(StoreError, match="concept-0002.safetensors"):

@@ -360,6 +360,21 @@ def test_an_engram_owns_its_tensors(recording: lashley.Recording) -> None:
 # Which model
 
 
+@pytest.mark.parametrize("way", ["data", "numpy"])
+def test_an_edit_that_no_version_counts_is_noticed(way: str, recording: lashley.Recording) -> None:
+    edited = network()
+    recording.engram(edited, "a")
+    weight = next(iter(edited.parameters()))
+    before = weight._version
+    if way == "data":
+        weight.data[0, 0] += 1
+    else:
+        weight.detach().numpy()[0, 0] += 1
+    assert weight._version == before
+    with pytest.raises(ModelError, match="the weights that were recorded, got others"):
+        recording.engram(edited, "a")
+
+
 def test_a_model_with_other_weights_is_refused(recording: lashley.Recording) -> None:
     changed = network()
     with torch.no_grad():
