@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
+_EVEN = 64  # rows are filled up with zeros to a multiple: for every number of them oneDNN makes a kernel of its own
 _AT_ONCE = 2048  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
 _PIECE = 2**20  # elements that are widened at a time: 8 MiB of float64, which the allocator keeps at hand
 _WRITTEN_OUT = 16384  # columns up to which a diagonal moment is written out as a square: 2 GiB
@@ -431,9 +432,13 @@ class Accumulator:
 
     def _flush(self) -> None:
         if self._pending:
-            columns = torch.cat([rows.mT for rows in self._pending], dim=2)
+            columns = [rows.mT for rows in self._pending]
+            if product_dtype(self.dim, columns[0].dtype, self.dtype) == torch.float32 and (
+                odd := -self._pending_rows % _EVEN
+            ):
+                columns.append(columns[0].new_zeros(self.matrices, self.dim, odd))
             self._pending, self._pending_rows = [], 0
-            self._multiply(columns)
+            self._multiply(torch.cat(columns, dim=2))
 
     def _multiply(self, columns: Tensor) -> None:
         """Add the products of rows that come as columns, ``[M, D, n]``: a block's factors are then whole stretches."""

@@ -202,12 +202,14 @@ class Recording:
                 device = parameters[readers[0]].weight.device
                 factors = self._factors_of(number, against, augmented, device)
                 outputs = sum(self.layers[name].out for name in readers)
+                double = any(parameters[name].weight.dtype == torch.float64 for name in readers)
+                weights = torch.float64 if double else torch.float32
                 for names, weight in parts:
                     operators: Mapping[str, Sequence[Operator | DiagonalOperator]]
                     if self.keep == "products" and not isinstance(factors[0].moment, Diagonal):
                         operators = self._multiplied(number, names, factors, estimator, readers, parameters)
                     else:
-                        found = self._operators(number, names, against, factors, estimator)
+                        found = self._operators(number, names, against, factors, estimator, weights)
                         planned = [operator.planned(outputs) for operator in found]
                         operators = dict.fromkeys(readers, planned)
                     for name in readers:
@@ -423,7 +425,12 @@ class Recording:
         return self._factors[key][1]
 
     def _targets(
-        self, site: int, names: tuple[str, ...], against: tuple[str, ...] | None, factors: Sequence[Factor]
+        self,
+        site: int,
+        names: tuple[str, ...],
+        against: tuple[str, ...] | None,
+        factors: Sequence[Factor],
+        weights: torch.dtype = torch.float64,
     ) -> Iterator[SiteMoments]:
         """What an estimator is given, for every matrix at a site."""
         contained = against is None or set(names) <= set(against)
@@ -439,6 +446,7 @@ class Recording:
                 concepts=_OfMatrix(self._moments[site], number),
                 retained=retained,
                 exclusive=not self.overlapping,
+                weights=weights,
             )
 
     def _operators(
@@ -448,10 +456,11 @@ class Recording:
         against: tuple[str, ...] | None,
         factors: Sequence[Factor],
         estimator: Estimator,
+        weights: torch.dtype,
     ) -> list[Operator | DiagonalOperator]:
         """P for every matrix at a site."""
         operators: list[Operator | DiagonalOperator] = []
-        for moments in self._targets(site, names, against, factors):
+        for moments in self._targets(site, names, against, factors, weights):
             diagonal = isinstance(moments.reference.moment, Diagonal)
             try:
                 operators.append(estimator.diagonal(moments) if diagonal else estimator.operator(moments))

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lashley
+from helpers import assert_near
 from lashley import kernels
-from tests.helpers import assert_near
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 

@@ -133,7 +133,22 @@ def assert_same(one: Recording, two: Recording, rel: float) -> None:
                 assert_near(mine.sum, theirs.sum, rel=rel)
 
 
+@pytest.fixture(autouse=True)
+def lengths_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches here are short: rounded to multiples of 8 few lengths would be left."""
+    monkeypatch.setattr("lashley.data.parts._EVEN", 1)
+
+
 # The parts of a batch.
+
+
+def test_lengths_are_rounded_up_to_multiples_of_8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    parts = parts_of(batch_of([1, 8, 9, 30, 17]), 1)
+    assert parts is not None
+    assert [(part.samples.tolist(), part.batch["input_ids"].shape[1]) for part in parts] == [
+        ([0, 1], 8), ([2], 16), ([4], 24), ([3], 30)
+    ]  # fmt: skip
 
 
 def test_parts_hold_every_sample_once_up_to_where_its_part_ends() -> None:

@@ -19,6 +19,7 @@ from lashley.data.concepts import Members
 __all__ = ["Portion", "parts_of"]
 
 _WORTH = 0.2  # of the batch's positions must be spared
+_EVEN = 8  # lengths are multiples of it: libraries that make a kernel for every shape they meet meet fewer
 _INPUTS = ("input_ids", "inputs_embeds")
 _WHOLE_NUMBERS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "labels")  # [B, T]
 
@@ -49,10 +50,10 @@ def parts_of(batch: object, overhead: int) -> list[Portion] | None:
     """The batch in parts, of which the shortest samples come first; None where that is impossible or not worth it.
 
     The number of positions in all parts, plus ``overhead`` for each, is the least there is. A sample is as long as the
-    position of its last attended token says; of what a row has before its first, nothing is cut. It is possible for a
-    mapping with an ``attention_mask`` ``[B, T]`` and ``input_ids`` or ``inputs_embeds`` that holds nothing else but
-    ``token_type_ids``, ``position_ids``, ``labels`` (of tokens, or one per sample), and numbers, texts and None. It is
-    worth it from a fifth of the positions on: batches sorted by length have less to spare.
+    position of its last attended token says, rounded up to a multiple of 8; of what a row has before its first, nothing
+    is cut. It is possible for a mapping with an ``attention_mask`` ``[B, T]`` and ``input_ids`` or ``inputs_embeds``
+    that holds nothing else but ``token_type_ids``, ``position_ids``, ``labels`` (of tokens, or one per sample), and
+    numbers, texts and None. It is worth it from a fifth of the positions on: batches sorted by length have less.
 
     Args:
         overhead: what a forward pass costs beyond its positions, in positions.
@@ -91,9 +92,10 @@ def _known(key: object, value: object, shape: tuple[int, int]) -> bool:
 
 
 def _lengths(mask: Tensor) -> Tensor:
-    """Of every sample, on the host: where its last attended token ends, and 1 where there is none."""
+    """Of every sample, on the host: where its last attended token ends, rounded up to a multiple of `_EVEN`."""
     ends = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return ((mask != 0) * ends).amax(1).clamp(min=1).cpu()
+    last = ((mask != 0) * ends).amax(1).clamp(min=1).cpu()
+    return ((last + _EVEN - 1) // _EVEN * _EVEN).clamp(max=mask.shape[1])
 
 
 def _ends(found: tuple[Tensor, Tensor], overhead: int) -> list[int]:

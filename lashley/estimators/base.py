@@ -34,6 +34,7 @@ class SiteMoments:
         concepts: of every recorded concept.
         retained: the reference's concepts that are not the target's.
         exclusive: whether every row belongs to exactly one concept.
+        weights: the dtype of the weights that the operator is for: of what an estimator need be no more precise.
     """
 
     target: Moment
@@ -43,6 +44,7 @@ class SiteMoments:
     concepts: Mapping[str, Moment] = field(default_factory=dict)
     retained: tuple[str, ...] = ()
     exclusive: bool = True
+    weights: torch.dtype = torch.float64
 
     @property
     def augmented(self) -> bool:

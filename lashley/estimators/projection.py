@@ -69,6 +69,7 @@ class Projection(Estimator):
     def operator(self, site: SiteMoments) -> Operator:
         """P; of rank n for a thin target of n rows."""
         white = site.reference.whiten(self.cut)
+        precision = torch.float64 if white.info.near_noise else site.reference.moment.product
         target = site.target
         clipped = 0.0
         thin = target.thin and target.count < site.dim
@@ -78,7 +79,9 @@ class Projection(Estimator):
             rows = target.design(site.augmented)
             left, right = rows.T, rows
         else:
-            left, right = target.matrix(site.augmented), None
+            # The filter below solves with S_c; the plain formula only multiplies it.
+            low = self.plain and precision == site.weights == torch.float32
+            left, right = target.matrix(site.augmented, torch.float32 if low else torch.float64), None
         if self.plain:
             divide = partial(site.reference.divide, white)
         elif thin:
@@ -89,7 +92,6 @@ class Projection(Estimator):
             inner, clipped = self._gain(white.share(left), site.contained)
             right = white.sandwich(inner)
         solution = Solution.cut(white.info, site, clipped=clipped)
-        precision = torch.float64 if white.info.near_noise else site.reference.moment.product
         return Operator(left, right, thin, solution, divide, precision)
 
     def diagonal(self, site: SiteMoments) -> DiagonalOperator:
