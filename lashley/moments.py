@@ -137,11 +137,11 @@ class Moment:
             corner = square[start:stop, start:stop]
             corner.copy_(corner.tril() + corner.tril(-1).T)
 
-    def design(self, augmented: bool) -> Tensor:
-        """The rows of a thin moment in float64, with the column of ones when augmented: ``[N, D]`` or ``[N, D+1]``."""
+    def design(self, augmented: bool, dtype: torch.dtype = torch.float64) -> Tensor:
+        """The rows of a thin moment, with the column of ones when augmented: ``[N, D]`` or ``[N, D+1]``."""
         if self.rows is None:
             raise MomentError(f"Expected a thin moment, got a square one of {self.count} rows; use matrix() instead.")
-        rows = wide(self.rows)
+        rows = self.rows.to(_home(self.rows), dtype)
         return torch.cat([rows, rows.new_ones(len(rows), 1)], dim=1) if augmented else rows
 
     def to(self, device: torch.device | str) -> Moment:

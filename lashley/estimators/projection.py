@@ -75,13 +75,14 @@ class Projection(Estimator):
         thin = target.thin and target.count < site.dim
         divide: Callable[[Tensor], Tensor] | None = None
         right: Tensor | None
+        # The filter below solves with S_c; the plain formula only multiplies it.
+        low = self.plain and precision == site.weights == torch.float32
+        dtype = torch.float32 if low else torch.float64
         if thin:
-            rows = target.design(site.augmented)
+            rows = target.design(site.augmented, dtype)
             left, right = rows.T, rows
         else:
-            # The filter below solves with S_c; the plain formula only multiplies it.
-            low = self.plain and precision == site.weights == torch.float32
-            left, right = target.matrix(site.augmented, torch.float32 if low else torch.float64), None
+            left, right = target.matrix(site.augmented, dtype), None
         if self.plain:
             divide = partial(site.reference.divide, white)
         elif thin:
