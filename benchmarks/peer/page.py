@@ -74,7 +74,13 @@ def _parts(case: Mapping[str, Any]) -> dict[str, float]:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The page that lies beside the result."""
-    filters = {"mib": _mib, "tiny": "{:.1e}".format, "two": "{:.2f}".format, "one": "{:.1f}".format}
+    filters = {
+        "mib": _mib,
+        "tiny": "{:.1e}".format,
+        "two": "{:.2f}".format,
+        "one": "{:.1f}".format,
+        "whole": "{:.0f}".format,
+    }
     return fill(HERE, result, filters, targets=_targets(result))
 
 

@@ -2,9 +2,10 @@
 
 Every case is done by lashley and by its rival in turns, several rounds, beside the bare forward pass over the same
 batches; a ratio is one of minima over the rounds. Both must arrive at the same engrams. Then, apart from the timed
-rounds: what lashley's time is made of, and the least it could be, at the speed at which this machine multiplies. A
-recording needs the forward pass up to the last recorded layer, and half of a product ``X^T X`` per site (it is
-symmetric); a dense engram ``W S_c S^+`` two products, in the cheaper order.
+rounds: what lashley's time is made of, and the least it could be, at the speed at which this machine multiplies
+(`lashley.kernels`). A recording needs the forward pass up to the last recorded layer, without the padding that can be
+cut off, and half of a product ``X^T X`` per site (it is symmetric); a dense engram ``W S_c S^+`` two products, in the
+cheaper order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ from benchmarks.measure import Stopwatch, calls_of, parts_of, rounded
 from benchmarks.peer.cases import Case, build
 from benchmarks.peer.rivals import Engram, Formula, Lashley, Peer, bare
 from lashley import observer, recording, solving
+from lashley.data.parts import parts_of as portions_of
 from lashley.errors import LashleyWarning
 from lashley.estimators import base
+from lashley.kernels import full_precision, matmul, swift
 from lashley.moments import Accumulator, Moment
 from lashley.provenance import environment
 from lashley.shifts import Shifts
@@ -54,6 +58,8 @@ SOLVING = {
 
 # torch's functions that take the cube of D. Where a Cholesky factor fails, an eigendecomposition follows.
 FACTORISING = ("cholesky_ex", "eigh")
+
+_PASS = 64  # positions that a forward pass costs beyond its own, as a recording on a processor reckons
 
 Say = Callable[[str], None]
 
@@ -82,6 +88,7 @@ def run(config: Mapping[str, Any], say: Say = lambda line: None) -> dict[str, An
             "environment": environment(),
             "rivals": _versions({settings["against"] for settings in config["cases"].values()}),
             "processor": {"name": _processor(), "instructions": torch.backends.cpu.get_cpu_capability()},
+            "speeds": _speeds(),
             "load": {"before": load, "after": os.getloadavg()},
             "seconds": time.perf_counter() - started,
         }
@@ -213,19 +220,36 @@ def _floor(case: Case, outputs: Mapping[lashley.Site, int]) -> dict[str, float]:
         outputs: of all layers that read a site.
     """
     last = case.model.get_submodule([*outputs][-1].layers[-1])
-    row = {site.dim: _product_seconds(site.dim) for site in outputs}
-    forward = min(_until(last, case) for _ in range(2))
-    products = sum(row[site.dim] * site.rows / 2 for site in outputs)
-    # S_c S^+ first and then W, or W S_c first, in multiples of D^2.
-    each = sum(row[site.dim] * min(site.dim + out, 2 * out) for site, out in outputs.items())
+    product = {site.dim: _product_seconds(site.dim, _product_dtype(site.dim)) for site in outputs}
+    weights = {site.dim: _product_seconds(site.dim, torch.float32) for site in outputs}
+    with swift():
+        forward = min(_until(last, _unpadded(case)) for _ in range(2))
+    products = sum(product[site.dim] * site.rows / 2 for site in outputs)
+    # S_c S^+ first and then W, or W S_c first. What is divided by S has the precision of the moments.
+    each = sum(
+        min(product[site.dim] * site.dim + weights[site.dim] * out, product[site.dim] * 2 * out)
+        for site, out in outputs.items()
+    )
     engrams = each * len(case.wanted)
     return {
+        "plain_forward": _until(last, case),
         "forward": forward,
         "products": products,
         "record": forward + products,
         "engrams": engrams,
         "total": forward + products + engrams,
     }
+
+
+def _unpadded(case: Case) -> Case:
+    """With the padding cut off that a recording cuts off."""
+    parts = {name: [some for batch in batches for some in _cut(batch)] for name, batches in case.concepts.items()}
+    return replace(case, concepts=parts)
+
+
+def _cut(batch: Any) -> list[Any]:
+    parts = portions_of(batch, _PASS)
+    return [batch] if parts is None else [part.batch for part in parts]
 
 
 class _Enough(BaseException):
@@ -250,15 +274,34 @@ def _until(last: nn.Module, case: Case) -> float:
     return time.perf_counter() - start
 
 
-def _product_seconds(dim: int, rows: int = 1024, repeats: int = 5) -> float:
-    """Seconds of ``X^T X`` per row."""
-    x = torch.randn(rows, dim, dtype=torch.float64 if dim <= 256 else torch.float32)
+def _product_dtype(dim: int) -> torch.dtype:
+    return torch.float64 if dim <= 256 else torch.float32
+
+
+def _product_seconds(dim: int, dtype: torch.dtype, rows: int = 1024, repeats: int = 7, plain: bool = False) -> float:
+    """Seconds of ``X^T X`` per row, multiplied as lashley does or as torch does (plain)."""
+    columns = torch.randn(dim, rows, dtype=dtype)
     best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        x.T @ x
-        best = min(best, time.perf_counter() - start)
+    with full_precision(columns.device):
+        for _ in range(repeats):
+            start = time.perf_counter()
+            columns @ columns.mT if plain else matmul(columns, columns.mT)
+            best = min(best, time.perf_counter() - start)
     return best / rows
+
+
+def _speeds(dims: Sequence[int] = (256, 512, 1408)) -> list[dict[str, Any]]:
+    """Billions of operations a second in products of each dtype, by torch and by lashley."""
+    return [
+        {
+            "dim": dim,
+            "dtype": str(dtype).removeprefix("torch."),
+            "torch": 2e-9 * dim**2 / _product_seconds(dim, dtype, plain=True),
+            "lashley": 2e-9 * dim**2 / _product_seconds(dim, dtype),
+        }
+        for dtype in (torch.float32, torch.float64)
+        for dim in dims
+    ]
 
 
 def _memory(settings: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
