@@ -243,12 +243,12 @@ MIXTURE = "engram digits.rec --model tinynets:build --concepts 3 --layers head -
 
 def test_layers_lists_what_is_recorded_and_what_is_not(there):
     done = ok("layers tinynets:pictures")
-    assert re.search(r"^0 +Conv2d +1 +4 x 9 +yes +432 B", done.out, re.M)
+    assert re.search(r"^0 +Conv2d +1 +4 x 9 +yes +720 B", done.out, re.M)
     assert re.search(r"^1 +BatchNorm2d +no layer type speaks for BatchNorm2d", done.out, re.M)
-    assert "2 recorded, 1 skipped. A concept takes at most 544 B" in done.out
+    assert "2 recorded, 1 skipped. A concept takes at most 880 B" in done.out
     document = ok("layers tinynets:pictures --json").json
     assert [entry["status"] for entry in document["layers"]] == ["record", "skip", "record"]
-    assert document["bytes"] == sum(entry["bytes"] for entry in document["layers"]) == 544
+    assert document["bytes"] == sum(entry["bytes"] for entry in document["layers"]) == 880
 
 
 def test_layers_shows_ties(there):
