@@ -26,6 +26,8 @@ __all__ = ["full_precision", "idle_units", "matmul", "swift"]
 
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
 _SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+# Rows are filled up to a multiple: of every number of rows it meets oneDNN keeps a kernel, which takes half a megabyte.
+_EVEN = 64
 _WORTH_IT = 2**20  # multiply-adds: below that a product takes less time than finding the kernel for its shape
 
 
@@ -95,7 +97,11 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return None
     if bias is not None and (bias.dtype != torch.float32 or bias.shape != weight.shape[:1]):
         return None
-    return _onednn(input, weight, bias)
+    rows = input.reshape(-1, input.shape[-1])
+    if odd := -len(rows) % _EVEN:
+        rows = torch.constant_pad_nd(rows, (0, 0, 0, odd))
+    taken = _onednn(rows, weight, bias)
+    return taken[: len(taken) - odd].reshape(*input.shape[:-1], len(weight))
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -45,8 +45,8 @@ __all__ = [
 ]
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
-_EVEN = 64  # rows are filled up with zeros to a multiple: for every number of them oneDNN makes a kernel of its own
-_AT_ONCE = 2048  # rows in one product: beyond that it is no faster, takes more room, and float32 sums lose digits
+_AT_ONCE = 2048  # rows in one product: beyond that it is hardly faster, takes more room, and float32 sums lose digits
+_EVEN = 256  # rows are filled up with zeros to a multiple of this: oneDNN keeps a kernel for every number it meets
 _PIECE = 2**20  # elements that are widened at a time: 8 MiB of float64, which the allocator keeps at hand
 _WRITTEN_OUT = 16384  # columns up to which a diagonal moment is written out as a square: 2 GiB
 _FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass
@@ -368,12 +368,12 @@ class Accumulator:
         self._sum = total if self._sum is None else self._sum + total
         limit = self._limit(rows.dtype)
         if count >= limit:
-            self._multiply(rows.mT.contiguous())
+            self._multiply(rows)
             return total
         self._pending.append(rows if owned else rows.clone())
         self._pending_rows += count
         if self._pending_rows >= limit:
-            self._flush()
+            self._flush(rest=self._pending_rows % _GATHER if self._pending_rows > _GATHER else 0)
         return total
 
     def include(self, moments: Sequence[Moment]) -> None:
@@ -430,25 +430,27 @@ class Accumulator:
         self._pending_rows = sum(rows.shape[1] for rows in self._pending)
         self._blocks = tuple(block.to(home, copy=True) for block in listed("block", state)) or None
 
-    def _flush(self) -> None:
+    def _flush(self, rest: int = 0) -> None:
+        """Multiply what was gathered, but for the last so many rows."""
         if self._pending:
-            columns = [rows.mT for rows in self._pending]
-            if product_dtype(self.dim, columns[0].dtype, self.dtype) == torch.float32 and (
-                odd := -self._pending_rows % _EVEN
-            ):
-                columns.append(columns[0].new_zeros(self.matrices, self.dim, odd))
-            self._pending, self._pending_rows = [], 0
-            self._multiply(torch.cat(columns, dim=2))
+            rows = torch.cat(self._pending, dim=1)
+            self._pending, self._pending_rows = [], rest
+            if rest:
+                self._pending = [rows[:, -rest:].clone()]
+            self._multiply(rows[:, : rows.shape[1] - rest])
 
-    def _multiply(self, columns: Tensor) -> None:
-        """Add the products of rows that come as columns, ``[M, D, n]``: a block's factors are then whole stretches."""
-        dtype = product_dtype(self.dim, columns.dtype, self.dtype)
+    def _multiply(self, rows: Tensor) -> None:
+        dtype = product_dtype(self.dim, rows.dtype, self.dtype)
         self._product = coarser(self._product, dtype)
-        blocks = self._ready(columns)
-        with full_precision(columns.device):
-            for piece in columns.split(_AT_ONCE, dim=2):
-                for (left, right), block in zip(self._factors(piece.to(dtype).contiguous()), blocks, strict=True):
-                    if block.dtype == dtype and block.device == columns.device:
+        blocks = self._ready(rows)
+        with full_precision(rows.device):
+            for piece in rows.split(_AT_ONCE, dim=1):
+                # As columns a block's factors are whole stretches of memory.
+                columns = piece.mT.contiguous().to(dtype)
+                if dtype == torch.float32 and (odd := -piece.shape[1] % _EVEN):
+                    columns = torch.constant_pad_nd(columns, (0, odd))
+                for (left, right), block in zip(self._factors(columns), blocks, strict=True):
+                    if block.dtype == dtype and block.device == rows.device:
                         block.baddbmm_(left, right)
                     else:
                         block += matmul(left, right).to(block.device)

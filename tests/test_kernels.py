@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import lashley
 from helpers import assert_near
 from lashley import kernels
+from lashley.moments import Moment
 
 HAS_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
@@ -106,6 +107,29 @@ def test_the_layers_of_gpt2_inside_swift(taken: list[tuple[int, ...]]) -> None:
         assert_near(torch.addmm(bias, x, weight, beta=2), x @ weight + 2 * bias, rel=1e-6)
         assert_near(torch.addmm(gaussian(1), x, weight), x @ weight + gaussian(1), rel=1e-6)
     assert len(taken) == HAS_ONEDNN
+
+
+def test_shapes_repeat_however_long_texts_are(taken: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every shape oneDNN keeps a kernel of half a megabyte: texts of any length, and batches of any size, must not
+    bring new ones without end.
+    """
+    monkeypatch.setattr(kernels, "_WORTH_IT", 0)
+    layer = nn.Linear(40, 30)
+    with torch.no_grad():
+        for length in range(3, 90, 7):
+            x = gaussian(2, length, 40, seed=length)
+            expected = layer(x)
+            with kernels.swift():
+                assert_near(layer(x), expected, rel=1e-6)
+    assert len(set(taken)) == 3 * HAS_ONEDNN  # 64, 128 and 192 rows
+    taken.clear()
+    for seed, size in enumerate((100, 250, 399, 700, 1033, 1500, 2222)):
+        rows = gaussian(size, 40, seed=seed)
+        moment = Moment.of(rows, torch.float32)
+        assert moment.count == size
+        assert_near(moment.square, rows.double().T @ rows.double(), rel=1e-6)
+    assert all(rows % 256 == 0 for _, rows, _ in taken)
+    assert len({rows for _, rows, _ in taken}) <= 8
 
 
 def test_gradients_need_torch(taken: list[tuple[int, ...]]) -> None:
