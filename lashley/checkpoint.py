@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -165,20 +165,33 @@ class _Behind:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "lashley-checkpoint")
-        self._last: Future[None] | None = None
+        self._begun: list[Future[None]] = []
 
     def do(self, work: Callable[[], None]) -> None:
         """Begin it when the work before is done."""
-        self._last = self._thread.submit(_after, self._last, work)
+        last = self._begun[-1] if self._begun else None
+        self._begun = [*(one for one in self._begun if not one.done()), self._thread.submit(_after, last, work)]
 
     def wait(self) -> None:
         """Until all of it is done; raises the error that it met."""
-        if self._last is not None:
-            self._last.result()
+        if self._begun:
+            self._begun[-1].result()
 
     def close(self) -> None:
-        """Until all of it is done, for good. Who cares for errors has waited before."""
-        self._thread.shutdown()
+        """Until what was begun is done, for good; who cares for errors has waited before. An interruption drops what
+        was not begun, and waits too: the lock goes next, and nobody may write to the folder after that.
+        """
+        self._thread.shutdown(wait=False)
+        interrupted: KeyboardInterrupt | None = None
+        while not all(one.done() for one in self._begun):
+            try:
+                wait(self._begun)  # and not for the thread: interrupted once, `join` takes it for dead (Python 3.11)
+            except KeyboardInterrupt as error:
+                interrupted = error
+                for one in self._begun:
+                    one.cancel()
+        if interrupted is not None:
+            raise interrupted
 
 
 def _after(before: Future[None] | None, work: Callable[[], None]) -> None:

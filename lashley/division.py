@@ -22,7 +22,7 @@ from lashley.data.parts import Portion, parts_of
 from lashley.data.rows import Pick, indices_of, rows_of
 from lashley.errors import LashleyWarning
 from lashley.layers import Layer
-from lashley.moments import Counts
+from lashley.moments import Counts, column_sums, wide
 from lashley.subject import Subject
 
 __all__ = ["Division", "Witness"]
@@ -55,8 +55,8 @@ class _Seen:
 
     def add(self, rows: Tensor) -> None:
         self.rows += rows.shape[1]
-        self.total = self.total + rows.sum(1, dtype=torch.float64)
-        self.norms = self.norms + rows.norm(dim=-1).sum(dtype=torch.float64)
+        self.total = self.total + column_sums(rows)
+        self.norms = self.norms + wide(rows.norm(dim=-1)).sum()
 
     def moved(self, other: _Seen) -> float:
         """How far apart the two sums are, as a share of the norms. Infinite where one of them is not finite, and where
@@ -85,7 +85,7 @@ class Witness:
         indices = isinstance(layer.accumulator(), Counts)
         for chosen in picks:
             seen = self._seen.setdefault(layer.name, {}).setdefault(str(chosen.concept), _Seen())
-            for rows in [indices_of(x, chosen).double()[None, :, None]] if indices else rows_of(layer, x, chosen):
+            for rows in [wide(indices_of(x, chosen))[None, :, None]] if indices else rows_of(layer, x, chosen):
                 seen.add(rows)
 
     def furthest(self, other: Witness, layers: Iterable[str], samples: Sequence[int]) -> tuple[float, str] | None:

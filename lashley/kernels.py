@@ -19,15 +19,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["full_precision", "idle_units", "matmul", "swift"]
 
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
 _SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-# Rows are filled up to a multiple: of every number of rows it meets oneDNN keeps a kernel, which takes half a megabyte.
-_EVEN = 64
+_FEWEST = 64  # rows that are multiplied at once, if need be with zeros
 _WORTH_IT = 2**20  # multiply-adds: below that a product takes less time than finding the kernel for its shape
 
 
@@ -83,25 +82,42 @@ class _Swift(TorchFunctionMode):
         if not types and not torch.is_grad_enabled():
             if func is F.linear and (taken := _linear(*args, **(kwargs or {}))) is not None:
                 return taken
-            if func is torch.addmm and len(args) == 3 and not kwargs and args[2].dim() == 2:
-                bias, x, matrix = args
-                if (taken := _linear(x, matrix.mT, bias)) is not None:
-                    return taken
+            if func is torch.addmm and len(args) == 3 and not kwargs and (taken := _addmm(*args)) is not None:
+                return taken
         return func(*args, **(kwargs or {}))
+
+
+def _addmm(bias: Tensor, x: Tensor, matrix: Tensor) -> Tensor | None:
+    return _linear(x, matrix.mT, bias) if _plain(bias, x, matrix) and matrix.dim() == 2 else None
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
     """``x W^T + b``, or None where torch does it as well, or has something to say about it."""
-    fits = input.dim() > 1 and weight.dim() == 2 and _in_one_piece(weight)
-    if not fits or torch.is_autocast_enabled("cpu") or not _better_with_onednn(input, weight):
+    if not _plain(input, weight) or input.dim() < 2 or weight.dim() != 2 or not _in_one_piece(weight):
         return None
-    if bias is not None and (bias.dtype != torch.float32 or bias.shape != weight.shape[:1]):
+    if torch.is_autocast_enabled("cpu") or not _better_with_onednn(input, weight):
         return None
+    if bias is not None:
+        if not _plain(bias) or bias.dtype != torch.float32 or bias.shape != weight.shape[:1]:
+            return None
+        bias = bias.contiguous()  # oneDNN reads it as if it were
     rows = input.reshape(-1, input.shape[-1])
-    if odd := -len(rows) % _EVEN:
+    if odd := -len(rows) % _step(len(rows)):
         rows = torch.constant_pad_nd(rows, (0, 0, 0, odd))
     taken = _onednn(rows, weight, bias)
     return taken[: len(taken) - odd].reshape(*input.shape[:-1], len(weight))
+
+
+def _step(rows: int) -> int:
+    """What the number of rows is filled up to a multiple of: a quarter of the power of two below it, for four numbers
+    between one power and the next. Of every number of rows it meets oneDNN keeps a kernel, which takes half a megabyte.
+    """
+    return max(_FEWEST, 1 << max(0, rows.bit_length() - 3))
+
+
+def _plain(*tensors: Tensor) -> bool:
+    """Whether these are tensors as everybody knows them: not sparse, nested, distributed or of a class of their own."""
+    return all(type(t) in (Tensor, nn.Parameter) and t.layout is torch.strided and not t.is_nested for t in tensors)
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -46,7 +46,7 @@ __all__ = [
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
 _AT_ONCE = 2048  # rows in one product: beyond that it is hardly faster, takes more room, and float32 sums lose digits
-_EVEN = 256  # rows are filled up with zeros to a multiple of this: oneDNN keeps a kernel for every number it meets
+_EVEN = 512  # rows are filled up with zeros to a multiple of this: oneDNN keeps a kernel for every number it meets
 _PIECE = 2**20  # elements that are widened at a time: 8 MiB of float64, which the allocator keeps at hand
 _WRITTEN_OUT = 16384  # columns up to which a diagonal moment is written out as a square: 2 GiB
 _FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass

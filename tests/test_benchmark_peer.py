@@ -175,5 +175,8 @@ def test_the_committed_page_shows_the_committed_numbers() -> None:
 
 
 def test_both_agree_in_the_committed_result() -> None:
-    for case in committed()["cases"].values():
-        assert case["agreement"]["ours_to_other"]["worst"] < 1e-3
+    """Of the trained model every layer; of random weights, all but those whose moment has an eigenvalue at the cut."""
+    for name, case in committed()["cases"].items():
+        apart = case["agreement"]["ours_to_other"]
+        assert apart["worst"] < (1e-4 if committed()["config"]["cases"][name]["kind"] == "texts" else 5e-3)
+        assert apart["median"] < 2e-5

@@ -954,3 +954,29 @@ class nothing:
     def __enter__(self) -> None: ...
 
     def __exit__(self, *error: object) -> None: ...
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no alarms on this system")
+def test_an_interrupted_end_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock goes when it is over: a thread that still wrote then would write into somebody else's recording."""
+    behind, go, done = checkpoint._Behind(), threading.Event(), []
+
+    def first() -> None:
+        assert go.wait(20)
+        done.append("first")
+
+    behind.do(first)
+    behind.do(lambda: done.append("second"))
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    release = threading.Timer(0.5, go.set)
+    release.start()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            behind.close()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert done == ["first"]
+    time.sleep(0.1)
+    assert done == ["first"]

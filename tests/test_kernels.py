@@ -122,14 +122,14 @@ def test_shapes_repeat_however_long_texts_are(taken: list[tuple[int, ...]], monk
             with kernels.swift():
                 assert_near(layer(x), expected, rel=1e-6)
     assert len(set(taken)) == 3 * HAS_ONEDNN  # 64, 128 and 192 rows
+    assert [kernels._step(rows) for rows in (1, 300, 511, 512, 1023, 1024, 9000)] == [64, 64, 64, 128, 128, 256, 2048]
     taken.clear()
     for seed, size in enumerate((100, 250, 399, 700, 1033, 1500, 2222)):
         rows = gaussian(size, 40, seed=seed)
         moment = Moment.of(rows, torch.float32)
         assert moment.count == size
         assert_near(moment.square, rows.double().T @ rows.double(), rel=1e-6)
-    assert all(rows % 256 == 0 for _, rows, _ in taken)
-    assert len({rows for _, rows, _ in taken}) <= 8
+    assert {rows for _, rows, _ in taken} <= {512, 1024, 1536, 2048}
 
 
 def test_gradients_need_torch(taken: list[tuple[int, ...]]) -> None:
@@ -153,6 +153,41 @@ def test_what_does_not_fit_gets_torchs_own_message(taken: list[tuple[int, ...]])
             F.linear(gaussian(100, 200), gaussian(150, 100))
         with pytest.raises(RuntimeError):
             F.linear(gaussian(100, 200), gaussian(150, 200), gaussian(7))
+    assert not taken
+
+
+@pytest.mark.parametrize("kind", ["a column", "one number for all"])
+def test_a_bias_with_gaps(kind: str, taken: list[tuple[int, ...]]) -> None:
+    """oneDNN reads on from its first number, whatever its strides say."""
+    x, weight = gaussian(300, 200), gaussian(150, 200)
+    bias = gaussian(150, 3)[:, 1] if kind == "a column" else torch.ones(1).expand(150)
+    with torch.no_grad(), kernels.swift():
+        assert_near(F.linear(x, weight, bias), x @ weight.mT + bias, rel=1e-6)
+    assert len(taken) == HAS_ONEDNN
+
+
+@pytest.mark.filterwarnings("ignore")  # torch calls its sparse and nested tensors a prototype
+def test_tensors_of_other_layouts_stay_with_torch(taken: list[tuple[int, ...]]) -> None:
+    x, weight, bias = gaussian(300, 200), gaussian(150, 200), gaussian(150)
+    with torch.no_grad(), kernels.swift():
+        expected = x @ weight.mT
+        assert_near(F.linear(x.to_sparse(), weight), expected, rel=1e-6)
+        assert_near(F.linear(x, weight.to_sparse_csr(), bias), expected + bias, rel=1e-6)
+        assert_near(torch.addmm(bias, x.to_sparse(), weight.mT), expected + bias, rel=1e-6)
+        nested = F.linear(torch.nested.nested_tensor([x[:100], x[100:]]), weight, bias)
+        assert_near(torch.cat(nested.unbind()), expected + bias, rel=1e-6)
+        if torch.backends.mkldnn.is_available():
+            assert_near(F.linear(x.to_mkldnn(), weight.to_mkldnn()).to_dense(), expected, rel=1e-6)
+    assert not taken
+
+
+def test_classes_of_tensors_stay_with_torch(taken: list[tuple[int, ...]]) -> None:
+    class Mine(Tensor):
+        __torch_function__ = torch._C._disabled_torch_function_impl
+
+    x, weight = gaussian(300, 200), gaussian(150, 200)
+    with torch.no_grad(), kernels.swift():
+        assert_near(F.linear(x.as_subclass(Mine), weight), x @ weight.mT, rel=1e-6)
     assert not taken
 
 
