@@ -109,10 +109,10 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _step(rows: int) -> int:
-    """What the number of rows is filled up to a multiple of: a quarter of the power of two below it, for four numbers
+    """What the number of rows is filled up to a multiple of: an eighth of the power of two below it, for eight numbers
     between one power and the next. Of every number of rows it meets oneDNN keeps a kernel, which takes half a megabyte.
     """
-    return max(_FEWEST, 1 << max(0, rows.bit_length() - 3))
+    return max(_FEWEST, 1 << max(0, rows.bit_length() - 4))
 
 
 def _plain(*tensors: Tensor) -> bool:
