@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["full_precision", "idle_units", "matmul", "swift"]
+__all__ = ["filled", "full_precision", "idle_units", "matmul", "swift"]
 
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
 _SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+_EVEN = 512  # columns of a moment's factors, of which a multiple is multiplied
 _FEWEST = 64  # rows that are multiplied at once, if need be with zeros
 _WORTH_IT = 2**20  # multiply-adds: below that a product takes less time than finding the kernel for its shape
 
@@ -62,6 +63,13 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     if a.dim() == b.dim() == 2 and _better_with_onednn(a, b.mT):
         return _onednn(a, b.mT if _in_one_piece(b) else b.mT.contiguous())
     return a @ b
+
+
+def filled(columns: Tensor) -> Tensor:
+    """Columns ``[..., n]`` for a product over n, with zeros up to a multiple where oneDNN would keep a kernel for n."""
+    odd = -columns.shape[-1] % _EVEN
+    meant = columns.dtype == torch.float32 and columns.device.type == "cpu" and idle_units()
+    return torch.constant_pad_nd(columns, (0, odd)) if odd and meant else columns
 
 
 def swift() -> TorchFunctionMode | nullcontext[None]:

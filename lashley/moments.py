@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import MomentError
-from lashley.kernels import full_precision, matmul
+from lashley.kernels import filled, full_precision, matmul
 
 __all__ = [
     "Accumulator",
@@ -46,7 +46,6 @@ __all__ = [
 
 _GATHER = 1024  # rows gathered before they are multiplied; below that a product is dominated by its overhead
 _AT_ONCE = 2048  # rows in one product: beyond that it is hardly faster, takes more room, and float32 sums lose digits
-_EVEN = 512  # rows are filled up with zeros to a multiple of this: oneDNN keeps a kernel for every number it meets
 _PIECE = 2**20  # elements that are widened at a time: 8 MiB of float64, which the allocator keeps at hand
 _WRITTEN_OUT = 16384  # columns up to which a diagonal moment is written out as a square: 2 GiB
 _FLOAT64_UP_TO = 256  # columns up to which float64 products cost little beside the forward pass
@@ -446,9 +445,7 @@ class Accumulator:
         with full_precision(rows.device):
             for piece in rows.split(_AT_ONCE, dim=1):
                 # As columns a block's factors are whole stretches of memory.
-                columns = piece.mT.contiguous().to(dtype)
-                if dtype == torch.float32 and (odd := -piece.shape[1] % _EVEN):
-                    columns = torch.constant_pad_nd(columns, (0, odd))
+                columns = filled(piece.mT.contiguous().to(dtype))
                 for (left, right), block in zip(self._factors(columns), blocks, strict=True):
                     if block.dtype == dtype and block.device == rows.device:
                         block.baddbmm_(left, right)

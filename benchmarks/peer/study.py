@@ -34,7 +34,7 @@ from lashley.data.parts import parts_of as portions_of
 from lashley.errors import LashleyWarning
 from lashley.estimators import base
 from lashley.kernels import full_precision, matmul, swift
-from lashley.moments import Accumulator, Moment
+from lashley.moments import Accumulator, Moment, product_dtype
 from lashley.provenance import environment
 from lashley.shifts import Shifts
 from lashley.spectrum import Factor
@@ -220,7 +220,7 @@ def _floor(case: Case, outputs: Mapping[lashley.Site, int]) -> dict[str, float]:
         outputs: of all layers that read a site.
     """
     last = case.model.get_submodule([*outputs][-1].layers[-1])
-    product = {site.dim: _product_seconds(site.dim, _product_dtype(site.dim)) for site in outputs}
+    product = {site.dim: _product_seconds(site.dim, product_dtype(site.dim, torch.float32)) for site in outputs}
     weights = {site.dim: _product_seconds(site.dim, torch.float32) for site in outputs}
     with swift():
         forward = min(_until(last, _unpadded(case)) for _ in range(2))
@@ -272,10 +272,6 @@ def _until(last: nn.Module, case: Case) -> float:
                 continue
     handle.remove()
     return time.perf_counter() - start
-
-
-def _product_dtype(dim: int) -> torch.dtype:
-    return torch.float64 if dim <= 256 else torch.float32
 
 
 def _product_seconds(dim: int, dtype: torch.dtype, rows: int = 1024, repeats: int = 7, plain: bool = False) -> float:
