@@ -22,11 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["filled", "full_precision", "idle_units", "matmul", "swift"]
+__all__ = ["EVEN", "filled", "full_precision", "idle_units", "matmul", "swift"]
 
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
 _SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-_EVEN = 512  # columns of a moment's factors, of which a multiple is multiplied
+EVEN = 512  # columns of a moment's factors, of which a multiple is multiplied
 _FEWEST = 64  # rows that are multiplied at once, if need be with zeros
 _WORTH_IT = 2**20  # multiply-adds: below that a product takes less time than finding the kernel for its shape
 
@@ -65,11 +65,17 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return a @ b
 
 
-def filled(columns: Tensor) -> Tensor:
-    """Columns ``[..., n]`` for a product over n, with zeros up to a multiple where oneDNN would keep a kernel for n."""
-    odd = -columns.shape[-1] % _EVEN
-    meant = columns.dtype == torch.float32 and columns.device.type == "cpu" and idle_units()
-    return torch.constant_pad_nd(columns, (0, odd)) if odd and meant else columns
+def filled(columns: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """The first columns ``[..., n]`` for a product over them in ``dtype``, with zeros after them up to a multiple where
+    oneDNN would keep a kernel for their number. The zeros are put into the memory that is there, where it is enough.
+    """
+    meant = columns.dtype == dtype == torch.float32 and columns.device.type == "cpu" and idle_units()
+    size = -(-count // EVEN) * EVEN if meant else count
+    if size > columns.shape[-1]:
+        columns = torch.constant_pad_nd(columns[..., :count], (0, size - count))
+    elif size > count:
+        columns[..., count:size] = 0
+    return columns[..., :size].contiguous().to(dtype)
 
 
 def swift() -> TorchFunctionMode | nullcontext[None]:
@@ -110,10 +116,10 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
             return None
         bias = bias.contiguous()  # oneDNN reads it as if it were
     rows = input.reshape(-1, input.shape[-1])
-    if odd := -len(rows) % _step(len(rows)):
-        rows = torch.constant_pad_nd(rows, (0, 0, 0, odd))
-    taken = _onednn(rows, weight, bias)
-    return taken[: len(taken) - odd].reshape(*input.shape[:-1], len(weight))
+    count = len(rows)
+    if odd := -count % _step(count):
+        rows = torch.cat([rows, rows.new_zeros(odd, rows.shape[1])])
+    return _onednn(rows, weight, bias)[:count].reshape(*input.shape[:-1], len(weight))
 
 
 def _step(rows: int) -> int:

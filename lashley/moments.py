@@ -20,13 +20,13 @@ Legend: N rows, D columns, S ``[D, D]``, s ``[D]``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
 
 from lashley.errors import MomentError
-from lashley.kernels import filled, full_precision, matmul
+from lashley.kernels import EVEN, filled, full_precision, matmul
 
 __all__ = [
     "Accumulator",
@@ -193,8 +193,8 @@ class Moment:
 
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], count: int, product: torch.dtype = torch.float64) -> Moment:
-        """The inverse of `pack`. What files of version 1 have in place of blocks is read too: ``triangle [D(D+1)/2]``,
-        the lower one row by row.
+        """The inverse of `pack`. Block columns of other widths are read too, and what files of version 1 have in their
+        place: ``triangle [D(D+1)/2]``, the lower one row by row.
         """
         total = tensors["sum"]
         if "rows" in tensors:
@@ -203,10 +203,7 @@ class Moment:
             return cls(total, count, blocks=_from_triangle(tensors["triangle"], total.shape[0]), product=product)
         if not (blocks := tuple(listed("block", tensors))):
             return Diagonal(total)
-        wanted, got = _shapes(total.shape[0]), [tuple(block.shape) for block in blocks]
-        if got != wanted:
-            raise MomentError(f"Expected block columns of shapes {wanted}, got {got}.")
-        return cls(total, count, blocks=blocks, product=product)
+        return cls(total, count, blocks=_divided(blocks, total.shape[0]), product=product)
 
 
 class Diagonal(Moment):
@@ -347,32 +344,20 @@ class Accumulator:
         self.dtype = dtype
         self.count = 0
         self._sum: Tensor | None = None
-        self._pending: list[Tensor] = []
-        self._pending_rows = 0
+        self._waiting: Tensor | None = None  # [M, D, n], of which the first so many columns are rows that wait
+        self._rows = 0
         self._blocks: tuple[Tensor, ...] | None = None
         self._product = torch.float64
 
-    def add(self, rows: Tensor, *, owned: bool = False) -> Tensor:
-        """Take ``rows [M, n, D]`` and return their sum ``[M, D]``.
-
-        They are copied when they have to wait for a product, unless the caller gives them away (owned).
-        """
+    def add(self, rows: Tensor) -> Tensor:
+        """Take ``rows [M, n, D]`` and return their sum ``[M, D]``. The rows are copied where they have to wait."""
         if rows.dim() != 3 or rows.shape[0] != self.matrices or rows.shape[2] != self.dim:
             raise MomentError(f"Expected rows of shape [{self.matrices}, n, {self.dim}], got {list(rows.shape)}.")
-        count = rows.shape[1]
         total = column_sums(rows)
-        if not count:
-            return total
-        self.count += count
-        self._sum = total if self._sum is None else self._sum + total
-        limit = self._limit(rows.dtype)
-        if count >= limit:
-            self._multiply(rows)
-            return total
-        self._pending.append(rows if owned else rows.clone())
-        self._pending_rows += count
-        if self._pending_rows >= limit:
-            self._flush(rest=self._pending_rows % _GATHER if self._pending_rows > _GATHER else 0)
+        if rows.shape[1]:
+            self.count += rows.shape[1]
+            self._sum = total if self._sum is None else self._sum + total
+            self._gather(rows)
         return total
 
     def include(self, moments: Sequence[Moment]) -> None:
@@ -380,7 +365,7 @@ class Accumulator:
         _check_width(self.dim, moments)
         rows = [m.rows for m in moments if m.rows is not None]
         if len(rows) == self.matrices:
-            self.add(torch.stack(rows), owned=True)
+            self.add(torch.stack(rows))
             return
         self.count += moments[0].count
         total = torch.stack([m.sum for m in moments])
@@ -398,8 +383,9 @@ class Accumulator:
         """
         if self._sum is None:
             return [Moment.zero(self.dim) for _ in range(self.matrices)]
-        if self._blocks is None and self.count <= thin_limit(self.dim, *(r.dtype for r in self._pending)):
-            rows = torch.cat(self._pending, dim=1).to(self._sum.device)
+        waiting = self._waiting
+        if self._blocks is None and waiting is not None and self.count <= thin_limit(self.dim, waiting.dtype):
+            rows = self._gathered().to(self._sum.device)
             return [Moment(s, self.count, rows=r) for s, r in zip(self._sum, rows, strict=True)]
         self._flush()
         assert self._blocks is not None
@@ -414,7 +400,8 @@ class Accumulator:
         state = {"count": torch.tensor(self.count), "product": torch.empty(0, dtype=self._product)}
         if self._sum is not None:
             state["sum"] = self._sum
-        return state | numbered("pending", self._pending) | numbered("block", self._blocks or ())
+        pending = [self._gathered()] if self._rows else []
+        return state | numbered("pending", pending) | numbered("block", self._blocks or ())
 
     def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Go on where `state` was taken, to the bit.
@@ -425,32 +412,68 @@ class Accumulator:
         home = torch.device("cpu") if device.type == "mps" else device
         self.count, self._product = int(state["count"]), state["product"].dtype
         self._sum = state["sum"].to(home, copy=True) if "sum" in state else None
-        self._pending = [rows.to(device, copy=True) for rows in listed("pending", state)]
-        self._pending_rows = sum(rows.shape[1] for rows in self._pending)
         self._blocks = tuple(block.to(home, copy=True) for block in listed("block", state)) or None
+        for rows in listed("pending", state):
+            self._gather(rows.to(device))
 
-    def _flush(self, rest: int = 0) -> None:
-        """Multiply what was gathered, but for the last so many rows."""
-        if self._pending:
-            rows = torch.cat(self._pending, dim=1)
-            self._pending, self._pending_rows = [], rest
-            if rest:
-                self._pending = [rows[:, -rest:].clone()]
-            self._multiply(rows[:, : rows.shape[1] - rest])
+    def _gather(self, rows: Tensor) -> None:
+        """Put rows beside those that wait; what is there is multiplied when it is enough and more comes."""
+        while count := rows.shape[1]:
+            limit = self._limit(self._common(rows.dtype))
+            if self._rows >= limit:
+                self._flush()
+            elif not self._rows and count > limit:
+                for piece in rows.split(_AT_ONCE, dim=1):
+                    self._multiply(piece.mT, piece.shape[1])
+                return
+            else:
+                some = rows[:, : limit - self._rows]
+                end = self._rows + some.shape[1]
+                self._room(end, some)[..., self._rows : end] = some.mT
+                self._rows, rows = end, rows[:, some.shape[1] :]
 
-    def _multiply(self, rows: Tensor) -> None:
-        dtype = product_dtype(self.dim, rows.dtype, self.dtype)
+    def _room(self, count: int, like: Tensor) -> Tensor:
+        """Where rows wait, as columns: room for so many. They are not turned round any more when they are multiplied, and
+        mostly not copied.
+        """
+        held, dtype = self._waiting, self._common(like.dtype)
+        if held is None or held.shape[2] < count or held.dtype != dtype:
+            size = -(-count // EVEN) * EVEN if 2 * count > EVEN else 1 << (count - 1).bit_length()
+            self._waiting = like.new_empty(self.matrices, self.dim, size, dtype=dtype)
+            if held is not None:
+                self._waiting[..., : self._rows] = held[..., : self._rows]
+        assert self._waiting is not None
+        return self._waiting
+
+    def _common(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which rows of this one wait beside those that do."""
+        return torch.promote_types(self._waiting.dtype, dtype) if self._waiting is not None and self._rows else dtype
+
+    def _gathered(self) -> Tensor:
+        """The rows that wait ``[M, n, D]``, in memory of their own."""
+        assert self._waiting is not None
+        return self._waiting[..., : self._rows].mT.contiguous()
+
+    def _flush(self) -> None:
+        """Multiply what was gathered."""
+        if self._waiting is not None and self._rows:
+            self._multiply(self._waiting, self._rows)
+            self._rows = 0
+
+    def _multiply(self, columns: Tensor, count: int) -> None:
+        """Add the products of rows, the first so many columns ``[M, D, n]``: as columns, a block's factors are whole
+        stretches of memory.
+        """
+        dtype = product_dtype(self.dim, columns.dtype, self.dtype)
         self._product = coarser(self._product, dtype)
-        blocks = self._ready(rows)
-        with full_precision(rows.device):
-            for piece in rows.split(_AT_ONCE, dim=1):
-                # As columns a block's factors are whole stretches of memory.
-                columns = filled(piece.mT.contiguous().to(dtype))
-                for (left, right), block in zip(self._factors(columns), blocks, strict=True):
-                    if block.dtype == dtype and block.device == rows.device:
-                        block.baddbmm_(left, right)
-                    else:
-                        block += matmul(left, right).to(block.device)
+        blocks = self._ready(columns)
+        columns = filled(columns, count, dtype)
+        with full_precision(columns.device):
+            for (left, right), block in zip(self._factors(columns), blocks, strict=True):
+                if block.dtype == dtype and block.device == columns.device:
+                    block.baddbmm_(left, right)
+                else:
+                    block += matmul(left, right).to(block.device)
 
     def _ready(self, like: Tensor) -> tuple[Tensor, ...]:
         if self._blocks is None:
@@ -475,8 +498,9 @@ class Accumulator:
 
 def edges(dim: int) -> list[tuple[int, int]]:
     """Where the block columns begin and end. Fixed by D alone, so that any two moments of a site add block by block."""
-    count = 1 if dim < 128 else 4 if dim < 512 else 8
-    return list(pairwise(round(i * dim / count) for i in range(count + 1)))
+    most, unit = (1, 1) if dim < 128 else (4, 16) if dim < 512 else (8, 64)
+    width = -(-dim // (most * unit)) * unit  # whole units: a product of others takes up to twice as long
+    return list(pairwise([*range(0, dim, width), dim]))
 
 
 def _shapes(dim: int) -> list[tuple[int, int]]:
@@ -508,6 +532,21 @@ def thin_limit(dim: int, *dtypes: torch.dtype) -> int:
     """Most rows a thin moment may have: fewer bytes than the packed float64 triangle, and no more rows than columns."""
     size = max((d.itemsize for d in dtypes), default=8)
     return max(1, min(dim, 4 * (dim + 1) // size))
+
+
+def _divided(blocks: tuple[Tensor, ...], dim: int) -> tuple[Tensor, ...]:
+    """Block columns of any widths as those that we have."""
+    got = [tuple(block.shape) for block in blocks]
+    if got == _shapes(dim):
+        return blocks
+    ends = list(accumulate(width for _, width in got))
+    starts = [0, *ends[:-1]]
+    if ends[-1] != dim or [height for height, _ in got] != [dim - start for start in starts]:
+        raise MomentError(f"Expected block columns of shapes {_shapes(dim)}, got {got}.")
+    full = blocks[0].new_zeros(dim, dim)
+    for start, end, block in zip(starts, ends, blocks, strict=True):
+        full[start:, start:end] = block
+    return tuple(full[start:, start:stop].clone() for start, stop in edges(dim))
 
 
 def _from_triangle(triangle: Tensor, dim: int) -> tuple[Tensor, ...]:

@@ -156,9 +156,9 @@ class Shifts:
     def count(self) -> int:
         return self._count + self._rows.count
 
-    def add(self, rows: Tensor, *, owned: bool = False) -> Tensor:
+    def add(self, rows: Tensor) -> Tensor:
         """Take rows that were unfolded after all (of a mask over positions): ``[G, n, D]``."""
-        return self._rows.add(rows, owned=owned)
+        return self._rows.add(rows)
 
     def add_images(self, images: Tensor, *, owned: bool = False) -> Tensor:
         """Take ``images [N, G C, H, W]`` and return the sums of their pixels ``[N, G C]``, in float32 or better."""
@@ -179,7 +179,7 @@ class Shifts:
         parts = [self._rows.moments()] if self._rows.count else []
         for images in self._pending:
             thin = Accumulator(self.dim, self.groups, self.dtype)
-            thin.add(self.unfold(images), owned=True)
+            thin.add(self.unfold(images))
             parts.append(thin.moments())
         if self._sums:
             parts.append(self._assembled())

@@ -261,6 +261,7 @@ class Growing(Files):
         with self._or_as_before():
             checksum = _write_tensors(self.folder / file, tensors)
             _durable(self.folder / file, self.folder)
+            _uncached(self.folder / file)
             self._written[file] = checksum
             self._sound[file] = _state_of(self.folder / file)
 
@@ -422,6 +423,18 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _uncached(path: Path) -> None:
+    """Take a file that is on the disk out of the system's memory, where it would stand in for something that is wanted
+    sooner. Writing the next into the same pages is also much faster than into others.
+    """
+    if hasattr(os, "posix_fadvise"):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
 
 
 def _sync_folder(path: Path) -> None:

@@ -289,8 +289,7 @@ def _fill(into: Gatherer, layer: Layer, chosen: Pick, x: Tensor) -> list[Tensor]
     if isinstance(into, Shifts) and chosen.mask is None:
         part = x if chosen.samples is None else x.index_select(0, chosen.samples)
         return [into.add_images(layer.images(part), owned=part is not x)]
-    here = x.untyped_storage().data_ptr()
-    return [into.add(rows, owned=rows.untyped_storage().data_ptr() != here) for rows in rows_of(layer, x, chosen)]
+    return [into.add(rows) for rows in rows_of(layer, x, chosen)]
 
 
 def _on_host(site: str, kept: Sequence[Kept]) -> list[Any]:

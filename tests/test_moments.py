@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -149,15 +150,13 @@ def test_each_matrix_has_its_own_moment() -> None:
         check(moment, rows)
 
 
-def test_rows_that_wait_are_copied_unless_they_are_given_away() -> None:
+def test_rows_that_wait_are_copied() -> None:
     x = integers(4, 6).unsqueeze(0)
-    kept, given_away = Accumulator(6), Accumulator(6)
-    kept.add(x)
-    given_away.add(x, owned=True)
+    waiting = Accumulator(6)
+    waiting.add(x)
     before = x.clone()
     x.zero_()
-    assert torch.equal(kept.moments()[0].square, (before[0].T @ before[0]).double())
-    assert not given_away.moments()[0].square.any()
+    assert torch.equal(waiting.moments()[0].square, (before[0].T @ before[0]).double())
 
 
 def test_adding_makes_a_new_moment() -> None:
@@ -212,8 +211,43 @@ def test_packing_is_exact(moment: Moment) -> None:
     assert torch.equal(back.augmented, moment.augmented)
     if not moment.thin:
         assert [tensors[f"block.{k}"].data_ptr() for k in range(4)] == [block.data_ptr() for block in moment.blocks]
-        assert sum(tensors[f"block.{k}"].numel() for k in range(4)) == pytest.approx(150 * 150 * 5 / 8, rel=0.01)
+        assert sum(tensors[f"block.{k}"].numel() for k in range(4)) == sum((150 - a) * (b - a) for a, b in edges(150))
         check(back + back, torch.cat([gaussian(300, 150)] * 2))
+
+
+@pytest.mark.parametrize("dim", [150, 600])
+def test_block_columns_of_other_widths_are_read(dim: int) -> None:
+    moment = Moment.of(gaussian(2 * dim, dim))
+    thirds = [0, dim // 3, dim // 2, dim]
+    blocks = {f"block.{k}": moment.square[a:, a:b] for k, (a, b) in enumerate(pairwise(thirds))}
+    back = Moment.unpack({"sum": moment.sum, **blocks}, moment.count, moment.product)
+    assert torch.equal(back.square, moment.square)
+    check(back + moment, torch.cat([gaussian(2 * dim, dim)] * 2))
+    with pytest.raises(MomentError, match="Expected block columns of shapes"):
+        Moment.unpack({"sum": moment.sum, **blocks, "block.2": blocks["block.2"][1:]}, moment.count)
+
+
+@pytest.mark.parametrize("dim", [24, 300])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_how_rows_are_divided_among_batches_does_not_show(dim: int, dtype: torch.dtype) -> None:
+    """To the bit, as long as no batch is large enough to be multiplied by itself."""
+    rows = gaussian(5000, dim).to(dtype)
+    found = []
+    for size in (700, 1000, 3):
+        accumulator = Accumulator(dim)
+        for part in rows.split(size):
+            accumulator.add(part.unsqueeze(0))
+        found += accumulator.moments()
+    assert all(torch.equal(moment.square, found[0].square) for moment in found)
+
+
+def test_rows_of_two_dtypes_wait_together_in_the_finer_one() -> None:
+    rows = gaussian(8, 10).float()
+    accumulator = Accumulator(10)
+    accumulator.add(rows[:3].bfloat16().unsqueeze(0))
+    accumulator.add(rows[3:].unsqueeze(0))
+    (moment,) = accumulator.moments()
+    assert torch.equal(moment.rows, torch.cat([rows[:3].bfloat16().to(rows.dtype), rows[3:]]))
 
 
 @pytest.mark.parametrize("dim", [1, 150, 600])
