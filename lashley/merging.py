@@ -9,6 +9,7 @@ import torch
 
 from lashley.errors import DataError, MomentError
 from lashley.recording import Recording, Site, together
+from lashley.shelf import compact
 
 __all__ = ["merge"]
 
@@ -41,7 +42,7 @@ def merge(*recordings: Recording) -> Recording:
         held = {}
         for concept in concepts:
             parts = (r._moments[number][concept] for r in recordings if concept in r.concepts)
-            held[concept] = together(parts, torch.float64)
+            held[concept] = compact(together(parts, torch.float64))
         kept.append(held)
         if first.overlapping or first.keep == "products":  # else the concepts say
             pooled.append(together((r._all(number) for r in recordings), torch.float64))

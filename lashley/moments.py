@@ -11,8 +11,9 @@ A moment is held in the cheapest form it has:
 *diagonal* for one-hot rows (an embedding): the counts of the indices.
 *thin*    the rows themselves, as they came (``N x D``), while that takes less room than the square and
           fewer rows than columns. Nothing is rounded, and an engram solved from it is exactly low rank.
-*square*  the lower block triangle of ``S`` in float64, as block columns ``S[e_j:, e_j:e_{j+1}]``. Only these
-          are ever multiplied out: with 8 of them that is 9/16 of the full product.
+*square*  the lower block triangle of ``S``, as block columns ``S[e_j:, e_j:e_{j+1}]``. Only these are ever
+          multiplied out: with 8 of them that is 9/16 of the full product. It is summed in float64, and kept in the
+          dtype of its products.
 
 Legend: N rows, D columns, S ``[D, D]``, s ``[D]``.
 """
@@ -153,6 +154,15 @@ class Moment:
             product=self.product,
         )
 
+    def compact(self) -> Moment:
+        """The moment to keep when nothing is added any more, in memory of its own: a square in the dtype of its
+        products. That rounds it by half a unit in the last place, where its products have a few.
+        """
+        if self.blocks is None:
+            return self
+        blocks = tuple(block.to(self.product, copy=True) for block in self.blocks)
+        return Moment(self.sum, self.count, blocks=blocks, product=self.product)
+
     def centred(self) -> Moment:
         """The moment of the rows with their mean taken off: ``(S - s s^T / n, 0, n)``."""
         if not self.count:
@@ -228,6 +238,9 @@ class Diagonal(Moment):
 
     def to(self, device: torch.device | str) -> Diagonal:
         return Diagonal(self.sum.to(device))
+
+    def compact(self) -> Diagonal:
+        return self
 
     def __repr__(self) -> str:
         return f"Diagonal(dim={self.dim}, count={self.count})"
@@ -329,7 +342,7 @@ class Pool:
 class Accumulator:
     """Rows in, moments out, for all matrices of a layer at once.
 
-    Rows are gathered until a product is large (1024 rows), multiplied in `product_dtype` with autocast and TF32
+    Rows are gathered until a product is large, multiplied in `product_dtype` with autocast and TF32
     out of the way, and summed in float64. Until there are more rows than a thin moment may have, none is multiplied.
 
     Args:
@@ -347,7 +360,13 @@ class Accumulator:
         self._waiting: Tensor | None = None  # [M, D, n], of which the first so many columns are rows that wait
         self._rows = 0
         self._blocks: tuple[Tensor, ...] | None = None
+        self._used: tuple[Tensor, ...] | None = None  # blocks of before, to be filled anew
         self._product = torch.float64
+
+    def renew(self) -> None:
+        """Begin anew in the memory that is there. What was made of the sums must be copied before (`compact`)."""
+        self.count, self._sum, self._rows, self._product = 0, None, 0, torch.float64
+        self._used, self._blocks = self._blocks or self._used, None
 
     def add(self, rows: Tensor) -> Tensor:
         """Take ``rows [M, n, D]`` and return their sum ``[M, D]``. The rows are copied where they have to wait."""
@@ -433,8 +452,8 @@ class Accumulator:
                 self._rows, rows = end, rows[:, some.shape[1] :]
 
     def _room(self, count: int, like: Tensor) -> Tensor:
-        """Where rows wait, as columns: room for so many. They are not turned round any more when they are multiplied, and
-        mostly not copied.
+        """Where rows wait, as columns: room for so many. When they are multiplied, nothing is turned round any more,
+        and mostly nothing copied.
         """
         held, dtype = self._waiting, self._common(like.dtype)
         if held is None or held.shape[2] < count or held.dtype != dtype:
@@ -476,7 +495,9 @@ class Accumulator:
                     block += matmul(left, right).to(block.device)
 
     def _ready(self, like: Tensor) -> tuple[Tensor, ...]:
-        if self._blocks is None:
+        if self._blocks is None and self._used is not None:
+            self._blocks = tuple(block.zero_() for block in self._used)
+        elif self._blocks is None:
             self._blocks = tuple(
                 torch.zeros(self.matrices, *shape, dtype=torch.float64, device=_home(like)) for shape in self._shapes()
             )

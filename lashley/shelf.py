@@ -13,12 +13,17 @@ from lashley.moments import Moment
 from lashley.products import Product
 from lashley.store import Files
 
-__all__ = ["ALL", "Kept", "Shelf", "entry", "packed", "rows_in"]
+__all__ = ["ALL", "Kept", "Shelf", "compact", "entry", "packed", "rows_in"]
 
 Kept = Moment | Product
 ALL = "all"  # the key of all rows; concepts have numbers
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def compact(kept: Sequence[Kept]) -> list[Any]:
+    """What is kept of a concept that is over, in the room that it needs."""
+    return [part.compact() if isinstance(part, Moment) else part for part in kept]
 
 
 def packed(site: int, key: str, kept: Sequence[Kept]) -> dict[str, Tensor]:

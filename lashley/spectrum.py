@@ -184,8 +184,8 @@ class Eigen(NamedTuple):
 class Factor:
     """The factorisation of one reference moment, augmented or not. Work is done when first asked for, and kept.
 
-    Kept are a Cholesky factor or the whitener, and one dense inverse, the last that was asked for: every concept,
-    subset and strength asks for the same one.
+    Kept are the whitener, or a Cholesky factor as long as there is no dense inverse, and of these the last that was
+    asked for: every concept, subset and strength asks for the same one.
 
     Args:
         moment: the reference.
@@ -208,7 +208,8 @@ class Factor:
         self.device = moment.sum.device if device is None else device
         self.dim = moment.dim + int(augmented)
         self._eigen: Eigen | None = None
-        self._cholesky: tuple[Tensor, float, float] | None = None
+        self._lower: Tensor | None = None  # the Cholesky factor C
+        self._extremes: tuple[float, float] | None = None  # eigenvalues, where there is a Cholesky factor
         # Shares of lambda_max: below the first no eigenvalue lies, the second was too high to tell without eigenvalues.
         self._full_rank_to, self._unsure_from = -1.0, math.inf
         self._pinv: tuple[tuple[int, torch.dtype], Tensor] | None = None
@@ -239,10 +240,9 @@ class Factor:
         """B for this cut. How it is found depends on S and the cut alone, never on what was asked before."""
         relative = cut.relative(self.dim)
         if relative is not None and self._without_eigen(relative):
-            assert self._cholesky is not None
-            lower, largest, smallest = self._cholesky
-            info = self._spectrum(self.dim, relative, largest, smallest, None, "cholesky")
-            return Whitening(info, lower=lower)
+            assert self._extremes is not None
+            info = self._spectrum(self.dim, relative, *self._extremes, None, "cholesky")
+            return Whitening(info, lower=self.lower)
         values, basis, solver = self.eigen()
         k = cut.keep(values, self.dim)
         largest = values[0].item() if len(values) else 0.0
@@ -273,7 +273,14 @@ class Factor:
         key = white.info.rank, dtype
         if self._pinv is None or self._pinv[0] != key:
             self._pinv = key, white.pinv().to(dtype)
+            self._lower = None  # of use to other estimators only
         return self._pinv[1]
+
+    def lower(self) -> Tensor:
+        """C with ``S = C C^T``, which `whiten` has found to exist; kept until there is a dense inverse."""
+        if self._lower is None:
+            self._lower = torch.linalg.cholesky(self.matrix)
+        return self._lower
 
     def divide(self, white: Whitening, rows: Tensor) -> Tensor:
         """``X S^+`` under the cut of ``white``, ``[n, D] -> [n, D]``, in the dtype of X; the dense inverse is made
@@ -318,8 +325,8 @@ class Factor:
         if relative <= self._full_rank_to:
             return True
         matrix = self.matrix
-        above = min(matrix.abs().sum(0).max().item(), torch.linalg.matrix_norm(matrix).item())
-        if self._cholesky is None:
+        above = min(torch.linalg.vector_norm(matrix, 1, dim=0).max().item(), torch.linalg.matrix_norm(matrix).item())
+        if self._extremes is None:
             lower, info = torch.linalg.cholesky_ex(matrix)
             # The smallest eigenvalue is no larger than the smallest pivot, and Lanczos cannot divide by rounding.
             if info.item() != 0 or lower.diagonal().min().square() <= relative * matrix.diagonal().max():
@@ -327,8 +334,8 @@ class Factor:
                 return False
             largest = _extreme(lambda columns: (columns.T @ matrix).T, matrix)  # so many columns: faster as rows
             inverse = _extreme(lambda columns: _solve(lower, columns), matrix)
-            self._cholesky = lower, largest, 1 / inverse
-        _, largest, smallest = self._cholesky
+            self._lower, self._extremes = lower, (largest, 1 / inverse)
+        largest, smallest = self._extremes
         above = min(above, _SLACK * largest)
         if smallest <= _SLACK * relative * above:
             matrix.diagonal().sub_(relative * above)
@@ -349,10 +356,12 @@ class Factor:
 
 class Whitening:
     """B under one cut, as products, each in the dtype of the rows it is given. Held in float64 as ``basis [D, k]``, or
-    implicitly as ``C^{-T}`` for a Cholesky factor C.
+    implicitly as ``C^{-T}`` for a Cholesky factor C, which is asked for each time.
     """
 
-    def __init__(self, info: Spectrum, *, basis: Tensor | None = None, lower: Tensor | None = None) -> None:
+    def __init__(
+        self, info: Spectrum, *, basis: Tensor | None = None, lower: Callable[[], Tensor] | None = None
+    ) -> None:
         self.info = info
         self._basis = basis
         self._lower = lower
@@ -362,19 +371,19 @@ class Whitening:
         if self._basis is not None:
             return rows @ self._basis.to(rows.dtype)
         assert self._lower is not None
-        return torch.linalg.solve_triangular(self._lower.to(rows.dtype), rows.T, upper=False).T
+        return torch.linalg.solve_triangular(self._lower().to(rows.dtype), rows.T, upper=False).T
 
     def back(self, rows: Tensor) -> Tensor:
         """``Y B^T``: ``[n, k] -> [n, D]``."""
         if self._basis is not None:
             return rows @ self._basis.T.to(rows.dtype)
         assert self._lower is not None
-        return torch.linalg.solve_triangular(self._lower.T.to(rows.dtype), rows.T, upper=True).T
+        return torch.linalg.solve_triangular(self._lower().T.to(rows.dtype), rows.T, upper=True).T
 
     def divide(self, rows: Tensor) -> Tensor:
         """``X S^+``: ``[n, D] -> [n, D]``."""
         if self._lower is not None:
-            return torch.cholesky_solve(rows.T, self._lower.to(rows.dtype)).T
+            return torch.cholesky_solve(rows.T, self._lower().to(rows.dtype)).T
         return self.back(self.project(rows))
 
     def share(self, square: Tensor) -> Tensor:
@@ -391,7 +400,7 @@ class Whitening:
         if self._basis is not None:
             return self._basis @ self._basis.T
         assert self._lower is not None
-        return torch.cholesky_inverse(self._lower)
+        return torch.cholesky_inverse(self._lower())
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor, str]:

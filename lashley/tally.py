@@ -31,10 +31,10 @@ from lashley.data.rows import Pick, indices_of, rows_of
 from lashley.errors import RecordingError
 from lashley.layers import Layer
 from lashley.layers.base import Gatherer
-from lashley.moments import Accumulator, Counts, Moment, Pool
+from lashley.moments import Accumulator, Counts, Moment, Pool, all_finite
 from lashley.products import Product, Products
 from lashley.recording import Site
-from lashley.shelf import ALL, Kept, Shelf, entry, packed
+from lashley.shelf import ALL, Kept, Shelf, compact, entry, packed
 from lashley.shifts import Shifts
 
 __all__ = ["Tally"]
@@ -79,6 +79,7 @@ class Tally:
         self._kept: dict[str, list[list[Any]]] = {}  # by key, per site
         self._entries: dict[str, list[dict[str, Any]]] = {}  # the same where it is in files: what the manifest says
         self._pools: dict[int, Pool] = defaultdict(lambda: Pool(dtype))  # per site: of concepts in files, all together
+        self._used: dict[str, Accumulator] = {}  # sums of concepts that are over, whose memory serves the next
         self._stacked: dict[str, Tensor] = {}
         self._sites_known = False
 
@@ -200,7 +201,7 @@ class Tally:
 
     def _begun(self, name: str, concept: str | None) -> Gatherer:
         layer = self.layers[name]
-        own = layer.accumulator(self.dtype)
+        own = self._used.pop(name, None) or layer.accumulator(self.dtype)
         if self.keep == "moments" or isinstance(own, Counts):
             return own
         if self.mapping:
@@ -237,8 +238,14 @@ class Tally:
         if isinstance(total, Products):
             return _on_host(name, total.products())
         moments = total.moments()
-        if self.keep == "moments" or concept is None:
+        if concept is None:
             return _on_host(name, moments)
+        if self.keep == "moments":
+            kept = _on_host(name, compact(moments))
+            if isinstance(total, Accumulator):
+                total.renew()
+                self._used[name] = total
+            return kept
         if self.mapping:
             everything = self._sum(name, None)
             assert not isinstance(everything, Shifts)  # `_begun` says so
@@ -300,7 +307,7 @@ def _on_host(site: str, kept: Sequence[Kept]) -> list[Any]:
     """
     kept = [part.to("cpu") for part in kept]
     squares = (t for part in kept for t in ([part.matrix] if isinstance(part, Product) else part.blocks or ()))
-    if not all(torch.isfinite(square).all() for square in squares):
+    if not all(all_finite(square) for square in squares):
         raise RecordingError(
             f"Expected finite moments, got inf at site {site!r}: its inputs are finite, but their squares overflow "
             "float32. Pass dtype=torch.float64."

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lashley.errors import ModelError, StoreError, nearest
-from lashley.moments import Accumulator, Counts, edges
+from lashley.moments import Accumulator, Counts, edges, product_dtype
 from lashley.shifts import Shifts
 
 __all__ = ["Gatherer", "Layer", "describe", "layer_type", "named_modules", "outermost", "places", "unusable", "unwrap"]
@@ -184,9 +184,9 @@ class Layer(ABC):
 
     @property
     def moment_bytes(self) -> int:
-        """Bytes of one concept's square moments at rest: float64 block columns and row sums."""
+        """Bytes of one concept's square moments at rest: block columns and row sums, of inputs in float32 or less."""
         blocks = sum((self.dim - start) * (stop - start) for start, stop in edges(self.dim))
-        return self.matrices * 8 * (blocks + self.dim)
+        return self.matrices * (product_dtype(self.dim, torch.float32).itemsize * blocks + 8 * self.dim)
 
     def to_json(self) -> dict[str, Any]:
         return {"layer": self.__class__.__name__, **asdict(self)}
