@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["EVEN", "filled", "full_precision", "idle_units", "matmul", "swift"]
+__all__ = ["EVEN", "evened", "filled", "full_precision", "idle_units", "matmul", "swift"]
 
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
 _SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
@@ -69,13 +69,22 @@ def filled(columns: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """The first columns ``[..., n]`` for a product over them in ``dtype``, with zeros after them up to a multiple where
     oneDNN would keep a kernel for their number. The zeros are put into the memory that is there, where it is enough.
     """
-    meant = columns.dtype == dtype == torch.float32 and columns.device.type == "cpu" and idle_units()
-    size = -(-count // EVEN) * EVEN if meant else count
+    size = -(-count // EVEN) * EVEN if _meant(columns) and dtype == torch.float32 else count
     if size > columns.shape[-1]:
         columns = torch.constant_pad_nd(columns[..., :count], (0, size - count))
     elif size > count:
         columns[..., count:size] = 0
     return columns[..., :size].contiguous().to(dtype)
+
+
+def evened(rows: Tensor) -> Tensor:
+    """Rows ``[n, D]`` for a product with them, with zeros after them where oneDNN would keep a kernel for n: up to a
+    multiple of an eighth of the power of two below it, for eight numbers between one power and the next.
+    """
+    if not _meant(rows):
+        return rows
+    odd = -len(rows) % max(_FEWEST, 1 << max(0, len(rows).bit_length() - 4))
+    return torch.cat([rows, rows.new_zeros(odd, rows.shape[1])]) if odd else rows
 
 
 def swift() -> TorchFunctionMode | nullcontext[None]:
@@ -116,17 +125,7 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
             return None
         bias = bias.contiguous()  # oneDNN reads it as if it were
     rows = input.reshape(-1, input.shape[-1])
-    count = len(rows)
-    if odd := -count % _step(count):
-        rows = torch.cat([rows, rows.new_zeros(odd, rows.shape[1])])
-    return _onednn(rows, weight, bias)[:count].reshape(*input.shape[:-1], len(weight))
-
-
-def _step(rows: int) -> int:
-    """What the number of rows is filled up to a multiple of: an eighth of the power of two below it, for eight numbers
-    between one power and the next. Of every number of rows it meets oneDNN keeps a kernel, which takes half a megabyte.
-    """
-    return max(_FEWEST, 1 << max(0, rows.bit_length() - 4))
+    return _onednn(evened(rows), weight, bias)[: len(rows)].reshape(*input.shape[:-1], len(weight))
 
 
 def _plain(*tensors: Tensor) -> bool:
@@ -142,6 +141,11 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _in_one_piece(matrix: Tensor) -> bool:
     """Row by row or column by column without gaps. Of anything else oneDNN makes a product a hundred times as slow."""
     return matrix.is_contiguous() or matrix.mT.is_contiguous()
+
+
+def _meant(tensor: Tensor) -> bool:
+    """Whether oneDNN may multiply it. Of every shape it meets it keeps a kernel, which takes half a megabyte."""
+    return tensor.dtype == torch.float32 and tensor.device.type == "cpu" and idle_units()
 
 
 def _better_with_onednn(x: Tensor, weight: Tensor) -> bool:

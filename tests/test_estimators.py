@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cases import count_calls, square
 from helpers import assert_close, assert_near, gaussian, relative_error
+from lashley import kernels
 from lashley.errors import SolveError, StoreError
 from lashley.estimators import Estimator, Operator, Projection, Ridge, SiteMoments, Solution
 from lashley.estimators.projection import filter_eigen, filter_integer
@@ -610,6 +611,24 @@ def test_float32_products_are_finished_in_float32_and_err_about_as_much(
     assert 1e-6 < noise < 1e-3  # what multiplying the rows in float32 has cost already
     assert relative_error(operator.engram(weight), truth) < 3 * noise
     assert products_of(monkeypatch, lambda: operator.engram(weight)) == {torch.float32}
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 2.0])
+def test_a_thin_target_of_any_number_of_rows_is_multiplied_in_shapes_that_repeat(
+    monkeypatch: pytest.MonkeyPatch, sharpness: float
+) -> None:
+    """Where every layer's engram is dense; as two factors it has the rank of the rows that there are."""
+    monkeypatch.setattr(kernels, "idle_units", lambda: True)
+    rest, weight = gaussian(900, 300, seed=1).float(), gaussian(40, 300, seed=2).float()
+    for count in (70, 100, 128):
+        target = gaussian(count, 300).float()
+        moments = [Moment.of(target, torch.float32), Moment.of(rest, torch.float32)]
+        site = SiteMoments(moments[0], Factor(pool(moments)), weights=torch.float32)
+        operator = Projection(sharpness).operator(site)
+        assert operator.planned(2000).rank == operator.rank == count
+        planned = operator.planned(40)
+        assert planned.rank == (128 if sharpness == 1 else count)  # float64 products are torch's
+        assert_near(planned.engram(weight), operator.engram(weight), rel=1e-5)
 
 
 @pytest.mark.parametrize(

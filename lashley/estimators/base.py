@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import SolveError, StoreError, nearest
-from lashley.kernels import full_precision, matmul
+from lashley.kernels import evened, full_precision, matmul
 from lashley.moments import Moment, pool
 from lashley.spectrum import Cut, Factor, Spectrum
 
@@ -182,9 +182,10 @@ class Operator:
         """The same operator for weights of so many outputs in all: what is cheaper before the product with the weights
         is done now.
         """
+        if self.low_rank and self.rank > outputs:
+            return self._evened()  # no layer has its engram as two factors
         if self.low_rank:
-            late = self.divide is None or self.rank > outputs
-            return self if late else replace(self, right=self._divided(), divide=None)
+            return self if self.divide is None else replace(self, right=self._divided(), divide=None)
         if self.dim * (self.rank + outputs) > 2 * self.rank * outputs:
             return self
         # Nothing is divided any more, so that the last product may round like the weights it is for.
@@ -218,6 +219,14 @@ class Operator:
     @property
     def device(self) -> torch.device:
         return self.left.device
+
+    def _evened(self) -> Operator:
+        """The same with zeros, for products of a size that comes again."""
+        if self.right is None:
+            return self
+        right = evened(self.right)
+        gram = self.left.data_ptr() == self.right.data_ptr()  # of the rows of a thin target, their products
+        return replace(self, left=right.T if gram else evened(self.left.T).T, right=right)
 
     def _divided(self) -> Tensor:
         """The right factor of a product of two."""
