@@ -96,7 +96,8 @@ def _before(
                 f"Expected layer {name!r} to be called with a tensor, got {type(x).__name__}. "
                 "Leave it out with exclude_modules."
             )
-        on_input(name, x)
+        with _unseen():
+            on_input(name, x)
 
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
 
@@ -107,9 +108,14 @@ def _after(
     def hook(module: nn.Module, args: object, output: object) -> None:
         found = output if layer is None else layer.output_of(output)
         if isinstance(found, Tensor):
-            on_output(name, found)
+            with _unseen():
+                on_output(name, found)
 
     return module.register_forward_hook(hook).remove
+
+
+# What a hook does is no part of the forward pass: no `TorchFunctionMode` looks at it, which would take longer than it.
+_unseen = torch._C.DisableTorchFunction
 
 
 class Identities:

@@ -92,6 +92,9 @@ def swift() -> TorchFunctionMode | nullcontext[None]:
     return _Swift() if idle_units() else nullcontext()
 
 
+_LINEAR, _ADDMM = F.linear, torch.addmm
+
+
 class _Swift(TorchFunctionMode):
     """Takes ``F.linear(x, weight, bias)`` and ``torch.addmm(bias, x, matrix)``, which GPT-2's layers call."""
 
@@ -102,12 +105,14 @@ class _Swift(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if not types and not torch.is_grad_enabled():
-            if func is F.linear and (taken := _linear(*args, **(kwargs or {}))) is not None:
+        if (func is _LINEAR or func is _ADDMM) and not types and not torch.is_grad_enabled():
+            if func is _LINEAR:
+                taken = _linear(*args, **(kwargs or {}))
+            else:
+                taken = _addmm(*args) if len(args) == 3 and not kwargs else None
+            if taken is not None:
                 return taken
-            if func is torch.addmm and len(args) == 3 and not kwargs and (taken := _addmm(*args)) is not None:
-                return taken
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 def _addmm(bias: Tensor, x: Tensor, matrix: Tensor) -> Tensor | None:

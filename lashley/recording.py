@@ -35,7 +35,7 @@ from lashley.estimators import (
     SiteMoments,
     Solution,
 )
-from lashley.geometry import effective_rank
+from lashley.geometry import effective_rank, frobenius
 from lashley.layers import Layer, unwrap
 from lashley.moments import Diagonal, Moment, pool_all
 from lashley.parameters import Parameters, matrices_of, parameters_in, parameters_of
@@ -117,6 +117,7 @@ class Recording:
         # Per site, augmented or not, all rows or some: what they are the factors of, and one for each matrix. Those of
         # all rows stay; of other references the last one does, or asking for many would fill the memory.
         self._factors: dict[tuple[int, bool, bool], tuple[object, list[Factor]]] = {}
+        self._norms: dict[str, float] = {}  # of weights, by fingerprint
 
     def __repr__(self) -> str:
         return (
@@ -213,7 +214,11 @@ class Recording:
                         planned = [operator.planned(outputs) for operator in found]
                         operators = dict.fromkeys(readers, planned)
                     for name in readers:
-                        part = delta_of(chosen[name], parameters[name], old.get(name), operators[name], prints[name])
+                        now, base_print = parameters[name], prints[name]
+                        if base_print not in self._norms:
+                            self._norms[base_print] = frobenius(now.weight)
+                        norm = self._norms[base_print]
+                        part = delta_of(chosen[name], now, old.get(name), operators[name], base_print, norm)
                         part.fold = folds.get(name, "")
                         solved.setdefault(name, []).append(part.solutions)
                         part = part if weight == 1 else part.scaled(weight)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from lashley.engram import Delta, check_finite
 from lashley.estimators import DiagonalOperator, Operator, SiteMoments, Solution
-from lashley.geometry import frobenius
 from lashley.layers import Layer
 from lashley.moments import Moment, wide
 from lashley.parameters import Parameters, matrices_of
@@ -55,6 +54,7 @@ def delta_of(
     old: Parameters | None,
     operators: Sequence[Operator | DiagonalOperator],
     base: str,
+    base_norm: float,
 ) -> Delta:
     """The engram in one layer: ``E = W~ P`` for each of its matrices, back in the module's shape.
 
@@ -62,7 +62,7 @@ def delta_of(
 
     Args:
         old: of the model whose weights are subtracted first; None: nothing is.
-        base: fingerprint of the weight.
+        base, base_norm: fingerprint and Frobenius norm of the weight.
     """
     first = operators[0]
     place, device = first.device, now.weight.device
@@ -88,7 +88,7 @@ def delta_of(
         factors=factors,
         bias=bias,
         base=base,
-        base_norm=frobenius(now.weight),
+        base_norm=base_norm,
         solutions=tuple(operator.solution for operator in operators),
     )
 

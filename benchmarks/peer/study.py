@@ -53,7 +53,7 @@ SOLVING = {
     "factorisation": [(Factor, "whiten"), (Factor, "pinv")],
     "dividing by S": [(Factor, "divide")],
     "products": [(base, "_product"), (Moment, "matrix")],
-    "checks": [(recording, "fingerprint"), (solving, "frobenius"), (solving, "check_finite")],
+    "checks": [(recording, "fingerprint"), (recording, "frobenius"), (solving, "check_finite")],
 }
 
 # torch's functions that take the cube of D. Where a Cholesky factor fails, an eigendecomposition follows.
