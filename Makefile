@@ -36,8 +36,10 @@ demo: $(READY)  ## memories found, taken out and put back in networks trained on
 bench-mnist: $(READY)  ## the paper's MLP on MNIST, three seeds; rewrites the committed results
 	$(BIN)/python -m benchmarks.mnist
 
-bench-peer: $(READY)  ## beside the authors' package (pip install ai-engram==0.11.0); rewrites the committed results
+bench-peer: $(READY)  ## beside the authors' package (pip install ai-engram==0.11.0; texts need LASHLEY_MODELS); rewrites the committed results
 	$(BIN)/python -m benchmarks.peer
+	for case in texts images classes; do \
+	  $(BIN)/python -m benchmarks.peer --config benchmarks/peer/$$case.json --out benchmarks/peer/results/$$case || exit; done
 
 bench-shards: $(READY)  ## a checkpoint of 16 GB rewritten within 4 GiB; rewrites the committed results; needs 40 GB of disk
 	$(BIN)/python -m benchmarks.shards

@@ -78,7 +78,7 @@ def record(
             when they are needed: of a mapping, only the concept under way, the one that is being written and the sum of
             all take memory.
         dtype: of the products; default float64 up to 256 columns (and for float64 rows), float32 above. Sums are
-            float64.
+            float64; the square of a concept that is over is kept in the dtype of its products.
         keep: "moments", or "products": of each concept only ``W S_c``, and the moment of all rows once. That is O x D
             numbers for every layer in place of D x D / 2 for every site: less where the layers that read a site have
             fewer than D / 2 outputs together, as in most convolutions, and more elsewhere. It serves the paper's

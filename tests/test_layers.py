@@ -348,9 +348,9 @@ def test_a_description_that_cannot_be_read_is_refused(change, says):
 
 
 def test_the_bytes_of_a_moment():
-    """Float64 block columns and a row sum for each matrix."""
+    """Block columns in the dtype of the products, float64 up to 256 columns, and a row sum for each matrix."""
     assert describe("", nn.Linear(10, 3)).moment_bytes == 8 * (100 + 10)
-    assert describe("", nn.Linear(512, 3)).moment_bytes == 8 * (512 * 512 * 9 // 16 + 512)
+    assert describe("", nn.Linear(512, 3)).moment_bytes == 4 * 512 * 512 * 9 // 16 + 8 * 512
     assert describe("", nn.Conv2d(4, 4, 3, groups=2)).moment_bytes == 2 * 8 * (18 * 18 + 18)
 
 
