@@ -19,7 +19,7 @@ from lashley.errors import RecordingError
 from lashley.layers import Layer
 from lashley.layers.base import first_argument
 
-__all__ = ["Diverged", "EarlyStop", "Identities", "Readers", "Sharing", "StopForward", "at_rest", "tapped"]
+__all__ = ["Diverged", "EarlyStop", "Identities", "Readers", "Sharing", "StopForward", "aside", "at_rest", "tapped"]
 
 
 class StopForward(BaseException):
@@ -96,8 +96,7 @@ def _before(
                 f"Expected layer {name!r} to be called with a tensor, got {type(x).__name__}. "
                 "Leave it out with exclude_modules."
             )
-        with _unseen():
-            on_input(name, x)
+        on_input(name, x)
 
     return module.register_forward_pre_hook(hook, with_kwargs=True).remove
 
@@ -108,14 +107,18 @@ def _after(
     def hook(module: nn.Module, args: object, output: object) -> None:
         found = output if layer is None else layer.output_of(output)
         if isinstance(found, Tensor):
-            with _unseen():
-                on_output(name, found)
+            on_output(name, found)
 
     return module.register_forward_hook(hook).remove
 
 
-# What a hook does is no part of the forward pass: no `TorchFunctionMode` looks at it, which would take longer than it.
-_unseen = torch._C.DisableTorchFunction
+@contextmanager
+def aside() -> Iterator[None]:
+    """For work inside a forward pass that is no part of it: no `TorchFunctionMode` looks at it, which would take longer
+    than the work itself, and tensors made here can be written to after the pass, whatever mode it runs in.
+    """
+    with torch._C.DisableTorchFunction(), torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 class Identities:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["EVEN", "evened", "filled", "full_precision", "idle_units", "matmul", "swift"]
+__all__ = ["EVEN", "filled", "full_precision", "idle_units", "matmul", "missing", "swift"]
 
 # torch 2.9 gave every backend its own switch, and refuses to read the common one after somebody used them.
 _SWITCH_PER_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
@@ -69,22 +69,22 @@ def filled(columns: Tensor, count: int, dtype: torch.dtype) -> Tensor:
     """The first columns ``[..., n]`` for a product over them in ``dtype``, with zeros after them up to a multiple where
     oneDNN would keep a kernel for their number. The zeros are put into the memory that is there, where it is enough.
     """
-    size = -(-count // EVEN) * EVEN if _meant(columns) and dtype == torch.float32 else count
+    if columns.dtype != dtype:
+        columns = columns[..., :count].to(dtype)
+    size = -(-count // EVEN) * EVEN if _meant(columns) else count
     if size > columns.shape[-1]:
         columns = torch.constant_pad_nd(columns[..., :count], (0, size - count))
     elif size > count:
         columns[..., count:size] = 0
-    return columns[..., :size].contiguous().to(dtype)
+    return columns[..., :size].contiguous()
 
 
-def evened(rows: Tensor) -> Tensor:
-    """Rows ``[n, D]`` for a product with them, with zeros after them where oneDNN would keep a kernel for n: up to a
-    multiple of an eighth of the power of two below it, for eight numbers between one power and the next.
+def missing(rows: Tensor) -> int:
+    """How many rows of zeros to put after rows ``[n, D]`` for a product with them where oneDNN would keep a kernel for
+    n: up to a multiple of an eighth of the power of two below it, for eight numbers between one power and the next.
     """
-    if not _meant(rows):
-        return rows
-    odd = -len(rows) % max(_FEWEST, 1 << max(0, len(rows).bit_length() - 4))
-    return torch.cat([rows, rows.new_zeros(odd, rows.shape[1])]) if odd else rows
+    count = len(rows)
+    return -count % max(_FEWEST, 1 << max(0, count.bit_length() - 4)) if _meant(rows) else 0
 
 
 def swift() -> TorchFunctionMode | nullcontext[None]:
@@ -130,7 +130,10 @@ def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
             return None
         bias = bias.contiguous()  # oneDNN reads it as if it were
     rows = input.reshape(-1, input.shape[-1])
-    return _onednn(evened(rows), weight, bias)[: len(rows)].reshape(*input.shape[:-1], len(weight))
+    count = len(rows)
+    if odd := missing(rows):
+        rows = torch.cat([rows, rows.new_zeros(odd, rows.shape[1])])
+    return _onednn(rows, weight, bias)[:count].reshape(*input.shape[:-1], len(weight))
 
 
 def _plain(*tensors: Tensor) -> bool:

@@ -156,11 +156,15 @@ class Moment:
 
     def compact(self) -> Moment:
         """The moment to keep when nothing is added any more, in memory of its own: a square in the dtype of its
-        products. That rounds it by half a unit in the last place, where its products have a few.
+        products, if it can be. That rounds it by half a unit in the last place, where its products have a few.
         """
         if self.blocks is None:
             return self
-        blocks = tuple(block.to(self.product, copy=True) for block in self.blocks)
+        # No entry is larger than the largest on the diagonal, where the corners of the blocks lie.
+        largest = max(block[: block.shape[1]].diagonal().max().item() for block in self.blocks)
+        fits = largest <= torch.finfo(self.product).max
+        dtype = self.product if fits else torch.float64
+        blocks = tuple(block.to(dtype, copy=True) for block in self.blocks)
         return Moment(self.sum, self.count, blocks=blocks, product=self.product)
 
     def centred(self) -> Moment:
@@ -431,12 +435,12 @@ class Accumulator:
         home = torch.device("cpu") if device.type == "mps" else device
         self.count, self._product = int(state["count"]), state["product"].dtype
         self._sum = state["sum"].to(home, copy=True) if "sum" in state else None
-        self._blocks = tuple(block.to(home, copy=True) for block in listed("block", state)) or None
+        self._blocks = self._restored([block.to(home, copy=True) for block in listed("block", state)])
         for rows in listed("pending", state):
-            self._gather(rows.to(device))
+            self._wait(rows.to(device))
 
     def _gather(self, rows: Tensor) -> None:
-        """Put rows beside those that wait; what is there is multiplied when it is enough and more comes."""
+        """Have rows wait with those that do; what is there is multiplied when it is enough and more comes."""
         while count := rows.shape[1]:
             limit = self._limit(self._common(rows.dtype))
             if self._rows >= limit:
@@ -446,10 +450,15 @@ class Accumulator:
                     self._multiply(piece.mT, piece.shape[1])
                 return
             else:
-                some = rows[:, : limit - self._rows]
-                end = self._rows + some.shape[1]
-                self._room(end, some)[..., self._rows : end] = some.mT
-                self._rows, rows = end, rows[:, some.shape[1] :]
+                room = limit - self._rows
+                self._wait(rows[:, :room])
+                rows = rows[:, room:]
+
+    def _wait(self, rows: Tensor) -> None:
+        """Put rows beside those that wait."""
+        end = self._rows + rows.shape[1]
+        self._room(end, rows)[..., self._rows : end] = rows.mT
+        self._rows = end
 
     def _room(self, count: int, like: Tensor) -> Tensor:
         """Where rows wait, as columns: room for so many. When they are multiplied, nothing is turned round any more,
@@ -471,13 +480,20 @@ class Accumulator:
     def _gathered(self) -> Tensor:
         """The rows that wait ``[M, n, D]``, in memory of their own."""
         assert self._waiting is not None
-        return self._waiting[..., : self._rows].mT.contiguous()
+        return self._waiting[..., : self._rows].mT.clone(memory_format=torch.contiguous_format)
 
     def _flush(self) -> None:
         """Multiply what was gathered."""
-        if self._waiting is not None and self._rows:
-            self._multiply(self._waiting, self._rows)
-            self._rows = 0
+        waiting, count, self._rows = self._waiting, self._rows, 0
+        if waiting is None or not count:
+            return
+        if count <= _AT_ONCE:
+            self._multiply(waiting, count)
+        else:
+            for piece in waiting[..., :count].split(_AT_ONCE, dim=2):
+                self._multiply(piece, piece.shape[2])
+        if waiting.shape[2] > _GATHER:
+            self._waiting = None  # so many wait only as long as they may stay thin
 
     def _multiply(self, columns: Tensor, count: int) -> None:
         """Add the products of rows, the first so many columns ``[M, D, n]``: as columns, a block's factors are whole
@@ -493,6 +509,13 @@ class Accumulator:
                     block.baddbmm_(left, right)
                 else:
                     block += matmul(left, right).to(block.device)
+
+    def _restored(self, blocks: Sequence[Tensor]) -> tuple[Tensor, ...] | None:
+        """The blocks of a state, in the widths that we have."""
+        if not blocks or [tuple(block.shape[1:]) for block in blocks] == self._shapes():
+            return tuple(blocks) or None
+        matrices = [_divided(tuple(block[m] for block in blocks), self.dim) for m in range(self.matrices)]
+        return tuple(torch.stack(parts) for parts in zip(*matrices, strict=True))
 
     def _ready(self, like: Tensor) -> tuple[Tensor, ...]:
         if self._blocks is None and self._used is not None:
@@ -560,9 +583,9 @@ def _divided(blocks: tuple[Tensor, ...], dim: int) -> tuple[Tensor, ...]:
     got = [tuple(block.shape) for block in blocks]
     if got == _shapes(dim):
         return blocks
-    ends = list(accumulate(width for _, width in got))
+    ends = list(accumulate(shape[-1] for shape in got))
     starts = [0, *ends[:-1]]
-    if ends[-1] != dim or [height for height, _ in got] != [dim - start for start in starts]:
+    if got != [(dim - start, end - start) for start, end in zip(starts, ends, strict=True)] or ends[-1] != dim:
         raise MomentError(f"Expected block columns of shapes {_shapes(dim)}, got {got}.")
     full = blocks[0].new_zeros(dim, dim)
     for start, end, block in zip(starts, ends, blocks, strict=True):

@@ -33,7 +33,7 @@ from lashley.data.rows import Pick, pick
 from lashley.division import Division, Witness
 from lashley.edit.offsets import Fold
 from lashley.errors import DataError, RecordingError
-from lashley.hooks import EarlyStop, Identities, Sharing, StopForward, at_rest, tapped
+from lashley.hooks import EarlyStop, Identities, Sharing, StopForward, aside, at_rest, tapped
 from lashley.kernels import swift
 from lashley.layers import Layer
 from lashley.provenance import fingerprint
@@ -242,8 +242,9 @@ class Observer:
         if now.audit is not None:
             now.audit.read(name, x)
         if name in self._tally.sums:
-            for chosen in self._picks(now, layer, layer.lead(tuple(x.shape)), part, x.device):
-                now.sums += [(name, total.flatten()) for total in self._tally.add(name, chosen, x)]
+            picks = self._picks(now, layer, layer.lead(tuple(x.shape)), part, x.device)
+            with aside():
+                now.sums += [(name, t.flatten()) for chosen in picks for t in self._tally.add(name, chosen, x)]
             if now.apart is not None:
                 self._show(now.apart, layer, x)
         if self._stop is not None and self._stop.reached(now.fired):

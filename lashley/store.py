@@ -430,11 +430,8 @@ def _uncached(path: Path) -> None:
     sooner. Writing the next into the same pages is also much faster than into others.
     """
     if hasattr(os, "posix_fadvise"):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(handle)
+        with contextlib.suppress(OSError), path.open("rb") as file:  # a hint: nothing depends on it
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(path: Path) -> None:

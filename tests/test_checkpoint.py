@@ -128,6 +128,37 @@ SUMS: dict[str, Callable[[], Any]] = {
 }
 
 
+def test_sums_in_blocks_of_other_widths_go_on() -> None:
+    """As states of before have them."""
+    rows = torch.randn(2, 900, 200, generator=torch.Generator().manual_seed(0))
+    whole, part = Accumulator(200, 2, torch.float64), Accumulator(200, 2, torch.float64)
+    whole.add(rows)
+    part.add(rows[:, :500])
+    state = {name: tensor for name, tensor in part.state().items() if not name.startswith(("block", "pending"))}
+    square = rows[:, :500].double().mT @ rows[:, :500].double()
+    state |= {f"block.{k}": square[:, 50 * k :, 50 * k : 50 * k + 50] for k in range(4)}
+    begun = Accumulator(200, 2, torch.float64)
+    begun.restore(state, torch.device("cpu"))
+    begun.add(rows[:, 500:])
+    for mine, theirs in zip(begun.moments(), whole.moments(), strict=True):
+        assert mine.count == theirs.count
+        assert_near(mine.square, theirs.square, rel=1e-14)
+
+
+def test_sums_go_on_to_the_bit_where_many_rows_wait_beside_blocks() -> None:
+    """More than are gathered for a product: they came as a thin moment, and a square one after them."""
+    many, few = gaussian(1035, 1040), gaussian(1200, 1040, seed=1)
+    whole, part = Accumulator(1040), Accumulator(1040)
+    for total in (whole, part):
+        total.add(many.unsqueeze(0))
+        total.include([Moment.of(few)])
+    begun = Accumulator(1040)
+    begun.restore(part.state(), torch.device("cpu"))
+    for total in (whole, begun):
+        total.add(few[:300].unsqueeze(0))
+    assert torch.equal(begun.moments()[0].square, whole.moments()[0].square)
+
+
 @pytest.mark.parametrize("make", SUMS.values(), ids=SUMS)
 @pytest.mark.parametrize("every", [1, 3, 16])
 def test_sums_go_on_to_the_bit(make: Callable[[], Any], every: int, tmp_path: Path) -> None:

@@ -631,6 +631,20 @@ def test_a_thin_target_of_any_number_of_rows_is_multiplied_in_shapes_that_repeat
         assert_near(planned.engram(weight), operator.engram(weight), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.float32), (torch.float64, torch.float32)])
+def test_factors_that_are_parts_of_one_matrix_stay_two(
+    monkeypatch: pytest.MonkeyPatch, dtypes: tuple[torch.dtype, torch.dtype]
+) -> None:
+    monkeypatch.setattr(kernels, "idle_units", lambda: True)
+    both, weight = gaussian(200, 200).float(), gaussian(3, 200, seed=1).float()
+    left, right = both[:, :70].to(dtypes[0]), both[:70].to(dtypes[1])
+    rows = gaussian(400, 200).float()
+    solution = Projection().operator(SiteMoments(Moment.of(rows[:300]), Factor(Moment.of(rows)))).solution
+    operator = Operator(left, right, True, solution)
+    expected = weight.double() @ left.double() @ right.double()
+    assert_near(operator.planned(3).engram(weight).double(), expected, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("dtype", "cut", "weight_dtype"),
     [

@@ -122,10 +122,10 @@ def test_shapes_repeat_however_long_texts_are(taken: list[tuple[int, ...]], monk
             with kernels.swift():
                 assert_near(layer(x), expected, rel=1e-6)
     assert len(set(taken)) == 3 * HAS_ONEDNN  # 64, 128 and 192 rows
-    lengths = {rows: len(kernels.evened(torch.ones(rows, 2))) for rows in (1, 300, 1023, 1025, 2047, 9000)}
+    lengths = {rows: rows + kernels.missing(torch.ones(rows, 2)) for rows in (1, 300, 1023, 1025, 2047, 9000)}
     meant = {1: 64, 300: 320, 1023: 1024, 1025: 1152, 2047: 2048, 9000: 9216}
     assert lengths == (meant if HAS_ONEDNN else {rows: rows for rows in meant})
-    assert len(kernels.evened(torch.ones(300, 2).double())) == 300
+    assert kernels.missing(torch.ones(300, 2).double()) == 0
     taken.clear()
     for seed, size in enumerate((100, 250, 399, 700, 1033, 1500, 2222)):
         rows = gaussian(size, 40, seed=seed)
@@ -133,6 +133,17 @@ def test_shapes_repeat_however_long_texts_are(taken: list[tuple[int, ...]], monk
         assert moment.count == size
         assert_near(moment.square, rows.double().T @ rows.double(), rel=1e-6)
     assert {rows for _, rows, _ in taken} <= {512, 1024, 1536, 2048}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_rows_are_filled_up_whatever_they_were_before_they_were_multiplied(
+    dtype: torch.dtype, taken: list[tuple[int, ...]]
+) -> None:
+    columns = gaussian(3, 300).to(dtype)
+    found = kernels.filled(columns, 120, torch.float32)
+    assert found.dtype == torch.float32 and found.shape == (3, 512 if HAS_ONEDNN else 120)
+    assert torch.equal(found[:, :120], columns[:, :120].float()) and not found[:, 120:].any()
+    assert kernels.filled(columns, 120, torch.float64).shape == (3, 120)
 
 
 def test_gradients_need_torch(taken: list[tuple[int, ...]]) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from helpers import assert_close, assert_near, gaussian
+from lashley import moments
 from lashley.errors import MomentError
 from lashley.moments import Accumulator, Diagonal, Moment, edges, pool, product_dtype, wide
 
@@ -239,6 +240,24 @@ def test_how_rows_are_divided_among_batches_does_not_show(dim: int, dtype: torch
             accumulator.add(part.unsqueeze(0))
         found += accumulator.moments()
     assert all(torch.equal(moment.square, found[0].square) for moment in found)
+
+
+def test_rows_that_could_have_stayed_thin_are_multiplied_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And do not keep the room they took."""
+    monkeypatch.setattr(moments, "_GATHER", 8)
+    monkeypatch.setattr(moments, "_AT_ONCE", 16)
+    multiplied = []
+    multiply = Accumulator._multiply
+    monkeypatch.setattr(
+        Accumulator, "_multiply", lambda self, columns, n: multiplied.append(n) or multiply(self, columns, n)
+    )
+    rows = gaussian(71, 50).float()
+    accumulator = Accumulator(50)
+    for part in rows.split(5):
+        accumulator.add(part.unsqueeze(0))
+    assert multiplied == [16, 16, 16, 2, 8, 8]
+    assert accumulator._waiting is not None and accumulator._waiting.shape[2] <= 8
+    check(accumulator.moments()[0], rows)
 
 
 def test_rows_of_two_dtypes_wait_together_in_the_finer_one() -> None:

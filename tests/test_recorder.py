@@ -1150,3 +1150,76 @@ def test_a_recording_holds_its_own_numbers():
     with torch.no_grad():
         model[0].weight.zero_()
     assert_moment(recording.moment("a", "0"), X[:3])
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("size", [150, 700])
+def test_a_forward_in_inference_mode_is_counted_outside_of_it(batches: int, size: int):
+    """Its inputs are made there; the sums go on when it is over."""
+    net = nn.Sequential(nn.Linear(300, 4))
+    rows = [gaussian(size, 300, seed=seed).float() for seed in range(batches)]
+    inside = record(
+        net,
+        {"a": rows, "b": rows[:1]},
+        forward=lambda model, batch: torch.inference_mode()(model)(batch),
+        progress=False,
+    )
+    outside = record(net, {"a": rows, "b": rows[:1]}, progress=False)
+    for name in ("a", "b"):
+        assert torch.equal(inside.moment(name, "0").square, outside.moment(name, "0").square)
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_modes_of_the_user_reach_the_functions_of_the_user():
+    """And none of them what lashley does in a hook."""
+    seen = []
+
+    def rows(batch: Tensor, site: Any) -> Tensor:
+        seen.append(torch.ones(2).device.type)
+        return torch.ones(len(batch), dtype=torch.bool, device="cpu")
+
+    with torch.device("meta"):
+        recording = record(
+            nn.Sequential(nn.Linear(4, 4, device="cpu")),
+            {"a": [torch.ones(5, 4, device="cpu")]},
+            rows=rows,
+            progress=False,
+        )
+    assert set(seen) == {"meta"}
+    assert recording.moment("a", "0").square.device.type == "cpu"
+    assert torch.equal(recording.moment("a", "0").square, torch.full((4, 4), 5.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("module", [nn.Linear(6, 2), nn.Conv1d(6, 4, 1, groups=2), nn.Linear(1, 2)])
+def test_concepts_of_one_row_keep_it(module: nn.Module, checkpoint: bool, tmp_path):
+    """The sums of one concept serve the next, and must not write into what was kept."""
+    size = (1, 6, 1) if isinstance(module, nn.Conv1d) else (1, module.in_features)
+    batches = {name: [gaussian(*size, seed=seed).float()] for seed, name in enumerate("abc")}
+    recording = record(
+        nn.Sequential(module), batches, checkpoint=tmp_path / "folder" if checkpoint else None, progress=False
+    )
+    for name, (batch,) in batches.items():
+        rows = batch.flatten().view(len(recording.moments(name, "0")), -1)
+        for moment, row in zip(recording.moments(name, "0"), rows, strict=True):
+            assert torch.equal(moment.rows, row[None])
+
+
+def test_a_concept_that_is_over_is_kept_in_the_dtype_of_its_products():
+    net, rows = nn.Sequential(nn.Linear(300, 4)), [gaussian(700, 300, seed=seed).float() for seed in range(2)]
+    recording = record(net, {"a": [rows[0]], "b": [rows[1]]}, progress=False)
+    exact = record(net, {"a": [rows[0]], "b": [rows[1]]}, dtype=torch.float64, progress=False)
+    for name, x in zip("ab", rows, strict=True):
+        assert {block.dtype for block in recording.moment(name, "0").blocks} == {torch.float32}
+        assert {block.dtype for block in exact.moment(name, "0").blocks} == {torch.float64}
+        assert_near(recording.moment(name, "0").square, x.double().T @ x.double(), rel=3e-7)
+        assert_near(exact.moment(name, "0").square, x.double().T @ x.double(), rel=1e-13)
+    both = recording.moment(None, "0")
+    assert torch.equal(both.square, recording.moment("a", "0").square + recording.moment("b", "0").square)
+
+
+def test_sums_beyond_float32_stay_in_float64():
+    """Every product fits, and their sum does not."""
+    net, rows = nn.Sequential(nn.Linear(300, 4)), torch.full((2100, 300), 4.5e17)
+    recording = record(net, {"a": rows.split(700)}, progress=False)
+    assert recording.moment("a", "0").square[0, 0] == pytest.approx(2100 * 4.5e17**2, rel=1e-5)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lashley.errors import SolveError, StoreError, nearest
-from lashley.kernels import evened, full_precision, matmul
+from lashley.kernels import full_precision, matmul, missing
 from lashley.moments import Moment, pool
 from lashley.spectrum import Cut, Factor, Spectrum
 
@@ -221,12 +221,13 @@ class Operator:
         return self.left.device
 
     def _evened(self) -> Operator:
-        """The same with zeros, for products of a size that comes again."""
-        if self.right is None:
+        """The same with zeros between its factors, for products of a size that comes again."""
+        left, right = self.left, self.right
+        if right is None or left.dtype != right.dtype or not (odd := missing(right)):
             return self
-        right = evened(self.right)
-        gram = self.left.data_ptr() == self.right.data_ptr()  # of the rows of a thin target, their products
-        return replace(self, left=right.T if gram else evened(self.left.T).T, right=right)
+        one = left.data_ptr() == right.data_ptr() and left.stride() == right.T.stride()  # a thin target's rows, twice
+        right = torch.cat([right, right.new_zeros(odd, right.shape[1])])
+        return replace(self, left=right.T if one else torch.cat([left, left.new_zeros(len(left), odd)], 1), right=right)
 
     def _divided(self) -> Tensor:
         """The right factor of a product of two."""
