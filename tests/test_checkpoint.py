@@ -128,6 +128,17 @@ SUMS: dict[str, Callable[[], Any]] = {
 }
 
 
+def test_a_system_that_keeps_files_in_memory_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("os.posix_fadvise", refuse, raising=False)
+    monkeypatch.setattr("os.POSIX_FADV_DONTNEED", 4, raising=False)
+    net, batches = nn.Sequential(nn.Linear(3, 2)), {name: [gaussian(9, 3).float()] for name in "ab"}
+    recording = record(net, batches, checkpoint=tmp_path / "folder", progress=False)
+    assert Recording.load(tmp_path / "folder").concepts == recording.concepts == ("a", "b")
+
+
 def test_sums_in_blocks_of_other_widths_go_on() -> None:
     """As states of before have them."""
     rows = torch.randn(2, 900, 200, generator=torch.Generator().manual_seed(0))
