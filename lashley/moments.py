@@ -9,8 +9,8 @@ Sums, never means: moments of disjoint sets of rows add, so batches, files, proc
 A moment is held in the cheapest form it has:
 
 *diagonal* for one-hot rows (an embedding): the counts of the indices.
-*thin*    the rows themselves, as they came (``N x D``), while that takes less room than the square and
-          fewer rows than columns. Nothing is rounded, and an engram solved from it is exactly low rank.
+*thin*    the rows themselves, as they came (``N x D``), while that takes less room than the square in float64 and
+          there are fewer rows than columns. Nothing is rounded, and an engram solved from it is exactly low rank.
 *square*  the lower block triangle of ``S``, as block columns ``S[e_j:, e_j:e_{j+1}]``. Only these are ever
           multiplied out: with 8 of them that is 9/16 of the full product. It is summed in float64, and kept in the
           dtype of its products.
