@@ -158,11 +158,10 @@ def _meant(tensor: Tensor) -> bool:
 
 def _better_with_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
-        x.dtype == weight.dtype == torch.float32
-        and x.device.type == weight.device.type == "cpu"
+        _meant(x)
+        and _meant(weight)
         and x.shape[-1] == weight.shape[1]
         and x.numel() * len(weight) >= _WORTH_IT
-        and idle_units()
         and bool(torch.backends.mkldnn.enabled)
     )
 

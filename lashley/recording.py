@@ -192,6 +192,9 @@ class Recording:
         prints = {name: fingerprint(found.weight) for name, found in parameters.items()}
         if check or self.keep == "products":  # which hold the weights that were recorded
             self.check_weights(prints)
+        for name in chosen:
+            if prints[name] not in self._norms:
+                self._norms[prints[name]] = frobenius(parameters[name].weight)
         old = parameters_in(base, chosen, bias) if base is not None else {}
         deltas: dict[str, Delta] = {}
         solved: dict[str, list[tuple[Solution, ...]]] = {}
@@ -214,11 +217,10 @@ class Recording:
                         planned = [operator.planned(outputs) for operator in found]
                         operators = dict.fromkeys(readers, planned)
                     for name in readers:
-                        now, base_print = parameters[name], prints[name]
-                        if base_print not in self._norms:
-                            self._norms[base_print] = frobenius(now.weight)
-                        norm = self._norms[base_print]
-                        part = delta_of(chosen[name], now, old.get(name), operators[name], base_print, norm)
+                        base_norm = self._norms[prints[name]]
+                        part = delta_of(
+                            chosen[name], parameters[name], old.get(name), operators[name], prints[name], base_norm
+                        )
                         part.fold = folds.get(name, "")
                         solved.setdefault(name, []).append(part.solutions)
                         part = part if weight == 1 else part.scaled(weight)
